@@ -1,0 +1,49 @@
+"""What a command may refuse with: the errors of the domain.
+
+A command raises one of these; `calotype.http.errors` turns each into an answer in one place.
+The message is shown to the caller, so it names the field and the fix and never holds a secret.
+"""
+
+
+class CalotypeError(Exception):
+    """The root of every refusal; the first argument is the explanation shown to the caller."""
+
+    @property
+    def explanation(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class Invalid(CalotypeError):
+    """The request makes no sense as it stands (400)."""
+
+
+class Forbidden(CalotypeError):
+    """The caller may see the target but may not do this to it (403)."""
+
+
+class NotFound(CalotypeError):
+    """There is no such thing, or the caller may not know that there is (404)."""
+
+
+class Conflict(CalotypeError):
+    """The target's state, or another change at the same moment, forbids it (409)."""
+
+
+class Gone(CalotypeError):
+    """The image was deleted or moved on while its data was being written (410)."""
+
+
+class LimitExceeded(CalotypeError):
+    """A quota, a size limit or the store's space would be exceeded (413)."""
+
+
+class UnsupportedMedia(CalotypeError):
+    """The body's media type, or its content, is not one we take (415)."""
+
+
+class RangeUnsatisfiable(CalotypeError):
+    """The requested byte range lies outside the data (416)."""
+
+
+class Unavailable(CalotypeError):
+    """A part that this needs is down or overloaded; the same request may succeed later (503)."""
