@@ -1,0 +1,458 @@
+"""The image aggregate: what can happen to one image, and what follows from it.
+
+Methods are wishes: each checks the image's own rules and triggers an event, or raises one of the
+domain's errors. `apply` of an event is the only code that changes state, so the same fold serves
+commands, projections and replay. Statuses and transitions follow the Image API v2.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
+from eventsourcing.domain import Aggregate, CanCreateTimestamp
+
+INTENDED, STORED, DOOMED = "intended", "stored", "doomed"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Who wants a change and by which request; every event carries it."""
+
+    actor: dict[str, Any]
+    """`user`, `project` (text or None) and `roles` (sorted list)."""
+    request_id: str
+    traceparent: str | None
+    """W3C trace context of the request, or None where the caller gave none."""
+    command_id: str
+    """Unique for each attempt at a command: tells after a lost reply whether it was written."""
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "actor": self.actor,
+            "request_id": self.request_id,
+            "traceparent": self.traceparent,
+            "command_id": self.command_id,
+        }
+
+
+@dataclass(slots=True)
+class Blob:
+    """Bytes in a store that this image put there, or was about to.
+
+    `state` is `intended` from the intent event until the outcome is known, `stored` while the
+    image stands on it, `doomed` from then on until the bytes are known to be gone.
+    """
+
+    url: str
+    store: str
+    state: str
+    upload_id: str | None = None
+    holder: str | None = None
+    """The process that writes it; when its lease is gone, so is the upload."""
+
+
+@dataclass(slots=True)
+class Member:
+    """A project that a shared image is offered to."""
+
+    status: str
+    created_at: str
+    updated_at: str
+
+
+def api_time(moment: datetime) -> str:
+    """A moment as the Image API prints it: UTC, whole seconds, `Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Image(Aggregate):
+    """One image: its metadata, members, and where its bytes are."""
+
+    TOPIC = "image"
+
+    class Event(Aggregate.Event):
+        """What every event of an image carries beside its id, version and time."""
+
+        actor: dict[str, Any]
+        request_id: str
+        traceparent: str | None
+        command_id: str
+
+    class Created(Event, Aggregate.Created):
+        TOPIC = "image.created"
+        image_id: str
+        fields: dict[str, Any]
+        tags: list[str]
+        properties: dict[str, str | None]
+
+    class Updated(Event):
+        """Metadata changed: base fields, custom properties, and the whole tag list if given."""
+
+        TOPIC = "image.updated"
+        fields: dict[str, Any]
+        properties: dict[str, str | None]
+        removed_properties: list[str]
+        tags: list[str] | None
+
+        def apply(self, image: "Image") -> None:
+            image.fields.update(self.fields)
+            image.properties.update(self.properties)
+            for name in self.removed_properties:
+                image.properties.pop(name, None)
+            if self.tags is not None:
+                image.tags = list(self.tags)
+            image.updated_at = api_time(self.timestamp)
+
+    class TagAdded(Event):
+        TOPIC = "image.tag_added"
+        tag: str
+
+        def apply(self, image: "Image") -> None:
+            image.tags.append(self.tag)
+            image.updated_at = api_time(self.timestamp)
+
+    class TagRemoved(Event):
+        TOPIC = "image.tag_removed"
+        tag: str
+
+        def apply(self, image: "Image") -> None:
+            image.tags.remove(self.tag)
+            image.updated_at = api_time(self.timestamp)
+
+    class UploadStarted(Event):
+        """The intent: bytes are about to be written at `url` by the process `holder`."""
+
+        TOPIC = "image.upload_started"
+        upload_id: str
+        store: str
+        url: str
+        holder: str
+
+        def apply(self, image: "Image") -> None:
+            image.status = "saving"
+            image.upload_id = self.upload_id
+            image.blobs[self.url] = Blob(
+                self.url, self.store, INTENDED, self.upload_id, self.holder
+            )
+            image.updated_at = api_time(self.timestamp)
+
+    class UploadFailed(Event):
+        """The upload ended without data; whatever it wrote is garbage."""
+
+        TOPIC = "image.upload_failed"
+        upload_id: str
+        reason: str
+
+        def apply(self, image: "Image") -> None:
+            image.status = "queued"
+            image.upload_id = None
+            for blob in image.blobs.values():
+                if blob.upload_id == self.upload_id and blob.state == INTENDED:
+                    blob.state = DOOMED
+            image.size = image.virtual_size = None
+            image.updated_at = api_time(self.timestamp)
+
+    class DataStored(Event):
+        """The bytes are durable: size, hashes and place are fixed from now on."""
+
+        TOPIC = "image.data_stored"
+        upload_id: str
+        url: str
+        size: int
+        virtual_size: int | None
+        checksum: str
+        os_hash_algo: str
+        os_hash_value: str
+
+        def apply(self, image: "Image") -> None:
+            image.status = "active"
+            image.upload_id = None
+            blob = image.blobs[self.url]
+            blob.state = STORED
+            image.locations.append({"url": self.url, "metadata": {"store": blob.store}})
+            image.size, image.virtual_size = self.size, self.virtual_size
+            image.checksum = self.checksum
+            image.os_hash_algo, image.os_hash_value = self.os_hash_algo, self.os_hash_value
+            image.updated_at = api_time(self.timestamp)
+
+    class LocationsChanged(Event):
+        """The list of places was set by hand; a queued image that has one now is active."""
+
+        TOPIC = "image.locations_changed"
+        locations: list[dict[str, Any]]
+        stores: dict[str, str]
+        size: int | None
+        checksum: str | None
+        os_hash_algo: str | None
+        os_hash_value: str | None
+
+        def apply(self, image: "Image") -> None:
+            urls = {place["url"] for place in self.locations}
+            for url in urls:
+                image.blobs[url] = Blob(url, self.stores[url], STORED)
+            for url, blob in image.blobs.items():
+                if blob.state == STORED and url not in urls:
+                    blob.state = DOOMED
+            image.locations = [dict(place) for place in self.locations]
+            image.status = "active"
+            image.size, image.checksum = self.size, self.checksum
+            image.os_hash_algo, image.os_hash_value = self.os_hash_algo, self.os_hash_value
+            image.updated_at = api_time(self.timestamp)
+
+    class Deactivated(Event):
+        TOPIC = "image.deactivated"
+
+        def apply(self, image: "Image") -> None:
+            image.status = "deactivated"
+            image.updated_at = api_time(self.timestamp)
+
+    class Reactivated(Event):
+        TOPIC = "image.reactivated"
+
+        def apply(self, image: "Image") -> None:
+            image.status = "active"
+            image.updated_at = api_time(self.timestamp)
+
+    class Deleted(Event):
+        """The image is gone for its users; its bytes are garbage, its id stays taken."""
+
+        TOPIC = "image.deleted"
+
+        def apply(self, image: "Image") -> None:
+            image.status = "deleted"
+            image.upload_id = None
+            for blob in image.blobs.values():
+                blob.state = DOOMED
+            image.updated_at = api_time(self.timestamp)
+
+    class DataRemoved(Event):
+        """Garbage bytes of this image are known to be gone from their store."""
+
+        TOPIC = "image.data_removed"
+        url: str
+        reason: str
+
+        def apply(self, image: "Image") -> None:
+            image.blobs.pop(self.url, None)
+
+    class MemberAdded(Event):
+        TOPIC = "image.member_added"
+        member: str
+
+        def apply(self, image: "Image") -> None:
+            now = api_time(self.timestamp)
+            created_at = image.former_members.pop(self.member, now)
+            image.members[self.member] = Member("pending", created_at, now)
+
+    class MemberStatusSet(Event):
+        TOPIC = "image.member_status_set"
+        member: str
+        status: str
+
+        def apply(self, image: "Image") -> None:
+            member = image.members[self.member]
+            member.status, member.updated_at = self.status, api_time(self.timestamp)
+
+    class MemberRemoved(Event):
+        TOPIC = "image.member_removed"
+        member: str
+
+        def apply(self, image: "Image") -> None:
+            image.former_members[self.member] = image.members.pop(self.member).created_at
+
+    def __init__(
+        self,
+        image_id: str,
+        fields: dict[str, Any],
+        tags: list[str],
+        properties: dict[str, str | None],
+        timestamp: datetime,
+    ) -> None:
+        """The state right after `image.created`; the library calls this with the event's facts."""
+        self.image_id = image_id
+        self.status = "queued"
+        self.fields = dict(fields)
+        self.tags = list(tags)
+        self.properties = dict(properties)
+        self.created_at = self.updated_at = api_time(timestamp)
+        self.size: int | None = None
+        self.virtual_size: int | None = None
+        self.checksum: str | None = None
+        self.os_hash_algo: str | None = None
+        self.os_hash_value: str | None = None
+        self.upload_id: str | None = None
+        self.members: dict[str, Member] = {}
+        self.former_members: dict[str, str] = {}
+        self.blobs: dict[str, Blob] = {}
+        self.locations: list[dict[str, Any]] = []
+
+    # ---- what is known ----
+
+    @property
+    def owner(self) -> str | None:
+        return self.fields["owner"]
+
+    @property
+    def visibility(self) -> str:
+        return self.fields["visibility"]
+
+    # ---- wishes ----
+
+    def update(
+        self,
+        cause: Cause,
+        *,
+        fields: dict[str, Any],
+        properties: dict[str, str | None],
+        removed_properties: list[str],
+        tags: list[str] | None,
+    ) -> None:
+        """Changes metadata; formats only before there is data."""
+        for name in ("disk_format", "container_format"):
+            if name in fields and self.status not in ("queued", "importing"):
+                raise Forbidden(
+                    f"Attribute '{name}' can only be replaced on a queued image; "
+                    f"this one is {self.status}."
+                )
+        self.trigger_event(
+            Image.Updated,
+            fields=fields,
+            properties=properties,
+            removed_properties=removed_properties,
+            tags=tags,
+            **cause.facts(),
+        )
+
+    def add_tag(self, cause: Cause, tag: str) -> None:
+        """Adds a tag; adding one that is there changes nothing."""
+        if tag not in self.tags:
+            self.trigger_event(Image.TagAdded, tag=tag, **cause.facts())
+
+    def remove_tag(self, cause: Cause, tag: str) -> None:
+        """Raises NotFound for a tag that is not there."""
+        if tag not in self.tags:
+            raise NotFound(f"Image {self.image_id} has no tag '{tag}'.")
+        self.trigger_event(Image.TagRemoved, tag=tag, **cause.facts())
+
+    def check_formats(self) -> None:
+        """Raises Invalid while the formats that data needs are not set."""
+        for name in ("disk_format", "container_format"):
+            if not self.fields[name]:
+                raise Invalid(
+                    f"Property '{name}' of image {self.image_id} must be set before there is data."
+                )
+
+    def start_upload(
+        self, cause: Cause, *, upload_id: str, store: str, url: str, holder: str
+    ) -> None:
+        """Records the intent to write at `url`. Raises Conflict unless the image is queued."""
+        if self.status != "queued":
+            raise Conflict(
+                f"Image {self.image_id} is {self.status}; only a queued image takes data."
+            )
+        self.check_formats()
+        self.trigger_event(
+            Image.UploadStarted,
+            upload_id=upload_id,
+            store=store,
+            url=url,
+            holder=holder,
+            **cause.facts(),
+        )
+
+    def fail_upload(self, cause: Cause, *, upload_id: str, reason: str) -> None:
+        """Back to queued, if that upload is still the one under way; else nothing."""
+        if self.status == "saving" and self.upload_id == upload_id:
+            self.trigger_event(
+                Image.UploadFailed, upload_id=upload_id, reason=reason, **cause.facts()
+            )
+
+    def store_data(self, cause: Cause, *, upload_id: str, **outcome: Any) -> None:
+        """Makes the image active. Raises Gone when it was deleted or the upload given up."""
+        if self.status != "saving" or self.upload_id != upload_id:
+            raise Gone(f"Image {self.image_id} was deleted or changed while its data came in.")
+        self.trigger_event(Image.DataStored, upload_id=upload_id, **outcome, **cause.facts())
+
+    def change_locations(self, cause: Cause, **change: Any) -> None:
+        """Sets the whole list of places; see `calotype.commands.locations` for the rules."""
+        if self.status not in ("queued", "active"):
+            raise Conflict(f"Image {self.image_id} is {self.status}: its locations cannot change.")
+        self.check_formats()
+        self.trigger_event(Image.LocationsChanged, **change, **cause.facts())
+
+    def deactivate(self, cause: Cause) -> None:
+        """active -> deactivated; again is no change; any other status is Forbidden."""
+        if self.status == "deactivated":
+            return
+        if self.status != "active":
+            raise Forbidden(f"Not allowed to deactivate image in status '{self.status}'")
+        self.trigger_event(Image.Deactivated, **cause.facts())
+
+    def reactivate(self, cause: Cause) -> None:
+        """deactivated -> active; again is no change; any other status is Forbidden."""
+        if self.status == "active":
+            return
+        if self.status != "deactivated":
+            raise Forbidden(f"Not allowed to reactivate image in status '{self.status}'")
+        self.trigger_event(Image.Reactivated, **cause.facts())
+
+    def delete(self, cause: Cause) -> None:
+        """Deletes from any status. Raises Forbidden while the image is protected."""
+        if self.fields["protected"]:
+            raise Forbidden(f"Image {self.image_id} is protected and cannot be deleted.")
+        self.trigger_event(Image.Deleted, **cause.facts())
+
+    def note_data_removed(self, cause: Cause, *, url: str, reason: str) -> None:
+        """Records that a doomed blob is gone; knows nothing of it: no change."""
+        blob = self.blobs.get(url)
+        if blob is not None and blob.state == DOOMED:
+            self.trigger_event(Image.DataRemoved, url=url, reason=reason, **cause.facts())
+
+    def add_member(self, cause: Cause, member: str) -> None:
+        """Offers the image to a project. Raises Conflict if it is a member already."""
+        if member in self.members:
+            raise Conflict(f"Project {member} is already a member of image {self.image_id}.")
+        self.trigger_event(Image.MemberAdded, member=member, **cause.facts())
+
+    def set_member_status(self, cause: Cause, member: str, status: str) -> None:
+        """Sets pending, accepted or rejected. Raises NotFound for somebody who is no member."""
+        if member not in self.members:
+            raise NotFound(f"Project {member} is not a member of image {self.image_id}.")
+        self.trigger_event(Image.MemberStatusSet, member=member, status=status, **cause.facts())
+
+    def remove_member(self, cause: Cause, member: str) -> None:
+        """Withdraws the offer. Raises NotFound for somebody who is no member."""
+        if member not in self.members:
+            raise NotFound(f"Project {member} is not a member of image {self.image_id}.")
+        self.trigger_event(Image.MemberRemoved, member=member, **cause.facts())
+
+
+def create(
+    cause: Cause,
+    *,
+    image_id: str,
+    fields: dict[str, Any],
+    tags: list[str],
+    properties: dict[str, str | None],
+) -> Image:
+    """A new queued image, its event pending."""
+    return Image._create(
+        Image.Created,
+        id=UUID(image_id),
+        image_id=image_id,
+        fields=fields,
+        tags=tags,
+        properties=properties,
+        timestamp=CanCreateTimestamp.create_timestamp(),
+        **cause.facts(),
+    )
+
+
+EVENT_TYPES: dict[str, type[Image.Event]] = {
+    value.TOPIC: value
+    for value in vars(Image).values()
+    if isinstance(value, type) and issubclass(value, Image.Event) and hasattr(value, "TOPIC")
+}
+"""Every event type of an image by its topic."""

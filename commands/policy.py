@@ -1,0 +1,133 @@
+"""Who may do what: the rules of the Image API's default policy, as questions a command asks.
+
+Rule names and defaults are those that operators know from Glance. A rule is a function of the
+actor and of the image (None where there is none yet); it never looks at anything else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from calotype.commands.errors import Forbidden, NotFound
+
+IMPLIED_ROLES = {"admin": "manager", "manager": "member", "member": "reader"}
+
+
+class Target(Protocol):
+    """What a rule may know of an image; aggregates and query rows both fit."""
+
+    owner: str | None
+    visibility: str
+
+    def has_member(self, project: str | None) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The caller: a user acting in a project with roles (all lower case)."""
+
+    user: str | None
+    project: str | None
+    roles: frozenset[str]
+    is_admin: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_admin", "admin" in self.roles)
+
+    def recorded(self) -> dict[str, object]:
+        """What events say of the actor; never a token."""
+        return {"user": self.user, "project": self.project, "roles": sorted(self.roles)}
+
+
+def with_implied(roles: set[str]) -> frozenset[str]:
+    """Adds the roles that Keystone lets a role imply: admin, manager, member, reader."""
+    for role in tuple(roles):
+        while role := IMPLIED_ROLES.get(role, ""):
+            roles.add(role)
+    return frozenset(roles)
+
+
+Rule = Callable[[Actor, Target | None], bool]
+
+
+def _owns(actor: Actor, image: Target | None) -> bool:
+    return image is None or (actor.project is not None and image.owner == actor.project)
+
+
+def _visible(actor: Actor, image: Target | None) -> bool:
+    return (
+        image is None
+        or image.owner is None
+        or image.owner == actor.project
+        or image.visibility in ("public", "community")
+        or (image.visibility == "shared" and image.has_member(actor.project))
+    )
+
+
+def _admin(actor: Actor, image: Target | None) -> bool:
+    return actor.is_admin
+
+
+def _owning_member(actor: Actor, image: Target | None) -> bool:
+    return actor.is_admin or ("member" in actor.roles and _owns(actor, image))
+
+
+def _seeing_reader(actor: Actor, image: Target | None) -> bool:
+    return actor.is_admin or ("reader" in actor.roles and _visible(actor, image))
+
+
+def _seeing_member(actor: Actor, image: Target | None) -> bool:
+    return actor.is_admin or ("member" in actor.roles and _visible(actor, image))
+
+
+def _reader(actor: Actor, image: Target | None) -> bool:
+    return actor.is_admin or "reader" in actor.roles
+
+
+def _sharing_reader(actor: Actor, image: Target | None) -> bool:
+    return actor.is_admin or (
+        "reader" in actor.roles
+        and (_owns(actor, image) or (image is not None and image.has_member(actor.project)))
+    )
+
+
+def _invited_member(actor: Actor, image: Target | None) -> bool:
+    return actor.is_admin or (
+        "member" in actor.roles and image is not None and image.has_member(actor.project)
+    )
+
+
+RULES: dict[str, Rule] = {
+    "add_image": _owning_member,
+    "get_image": _seeing_reader,
+    "get_images": _reader,
+    "modify_image": _owning_member,
+    "delete_image": _owning_member,
+    "upload_image": _owning_member,
+    "download_image": _seeing_member,
+    "publicize_image": _admin,
+    "communitize_image": _owning_member,
+    "deactivate": _owning_member,
+    "reactivate": _owning_member,
+    "add_member": _owning_member,
+    "delete_member": _owning_member,
+    "get_member": _sharing_reader,
+    "get_members": _sharing_reader,
+    "modify_member": _invited_member,
+    "set_image_location": _owning_member,
+    "delete_image_location": _admin,
+}
+
+
+def allows(actor: Actor, rule: str, image: Target | None = None) -> bool:
+    """Whether the policy lets the actor do this."""
+    return RULES[rule](actor, image)
+
+
+def require(actor: Actor, rule: str, image: Target | None = None) -> None:
+    """Raises Forbidden, or NotFound where the actor may not even know that the image exists."""
+    if RULES[rule](actor, image):
+        return
+    if image is not None and not RULES["get_image"](actor, image):
+        raise NotFound("No image found with that ID")
+    raise Forbidden(f"You are not authorized to complete {rule} action.")
