@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from eventsourcing.domain import Aggregate, CanCreateTimestamp
+
+from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 
 INTENDED, STORED, DOOMED = "intended", "stored", "doomed"
 
@@ -297,6 +298,10 @@ class Image(Aggregate):
     @property
     def visibility(self) -> str:
         return self.fields["visibility"]
+
+    def has_member(self, project: str | None) -> bool:
+        """Whether the image was offered to the project, whatever it answered."""
+        return project in self.members
 
     # ---- wishes ----
 

@@ -1,7 +1,7 @@
 """Who may do what: the rules of the Image API's default policy, as questions a command asks.
 
 Rule names and defaults are those that operators know from Glance. A rule is a function of the
-actor and of the image (None where there is none yet); it never looks at anything else.
+actor and of the image; it never looks at anything else.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ class Target(Protocol):
 
     owner: str | None
     visibility: str
+    status: str
 
     def has_member(self, project: str | None) -> bool: ...
 
@@ -47,60 +48,56 @@ def with_implied(roles: set[str]) -> frozenset[str]:
     return frozenset(roles)
 
 
-Rule = Callable[[Actor, Target | None], bool]
+Rule = Callable[[Actor, Target], bool]
 
 
-def _owns(actor: Actor, image: Target | None) -> bool:
-    return image is None or (actor.project is not None and image.owner == actor.project)
-
-
-def _visible(actor: Actor, image: Target | None) -> bool:
+def _visible(actor: Actor, image: Target) -> bool:
     return (
-        image is None
-        or image.owner is None
+        image.owner is None
         or image.owner == actor.project
         or image.visibility in ("public", "community")
         or (image.visibility == "shared" and image.has_member(actor.project))
     )
 
 
-def _admin(actor: Actor, image: Target | None) -> bool:
+def _admin(actor: Actor, image: Target) -> bool:
     return actor.is_admin
 
 
-def _owning_member(actor: Actor, image: Target | None) -> bool:
-    return actor.is_admin or ("member" in actor.roles and _owns(actor, image))
+def _owning_member(actor: Actor, image: Target) -> bool:
+    return actor.is_admin or (
+        "member" in actor.roles and actor.project is not None and image.owner == actor.project
+    )
 
 
-def _seeing_reader(actor: Actor, image: Target | None) -> bool:
+def _adding_member(actor: Actor, image: Target) -> bool:
+    # A token without a project makes an image without an owner, as in Glance.
+    return actor.is_admin or ("member" in actor.roles and image.owner == actor.project)
+
+
+def _seeing_reader(actor: Actor, image: Target) -> bool:
     return actor.is_admin or ("reader" in actor.roles and _visible(actor, image))
 
 
-def _seeing_member(actor: Actor, image: Target | None) -> bool:
+def _seeing_member(actor: Actor, image: Target) -> bool:
     return actor.is_admin or ("member" in actor.roles and _visible(actor, image))
 
 
-def _reader(actor: Actor, image: Target | None) -> bool:
-    return actor.is_admin or "reader" in actor.roles
-
-
-def _sharing_reader(actor: Actor, image: Target | None) -> bool:
+def _sharing_reader(actor: Actor, image: Target) -> bool:
     return actor.is_admin or (
         "reader" in actor.roles
-        and (_owns(actor, image) or (image is not None and image.has_member(actor.project)))
+        and actor.project is not None
+        and (image.owner == actor.project or image.has_member(actor.project))
     )
 
 
-def _invited_member(actor: Actor, image: Target | None) -> bool:
-    return actor.is_admin or (
-        "member" in actor.roles and image is not None and image.has_member(actor.project)
-    )
+def _invited_member(actor: Actor, image: Target) -> bool:
+    return actor.is_admin or ("member" in actor.roles and image.has_member(actor.project))
 
 
 RULES: dict[str, Rule] = {
-    "add_image": _owning_member,
+    "add_image": _adding_member,
     "get_image": _seeing_reader,
-    "get_images": _reader,
     "modify_image": _owning_member,
     "delete_image": _owning_member,
     "upload_image": _owning_member,
@@ -119,15 +116,23 @@ RULES: dict[str, Rule] = {
 }
 
 
-def allows(actor: Actor, rule: str, image: Target | None = None) -> bool:
-    """Whether the policy lets the actor do this."""
+def allows(actor: Actor, rule: str, image: Target) -> bool:
+    """Whether the policy lets the actor do this to the image."""
     return RULES[rule](actor, image)
 
 
-def require(actor: Actor, rule: str, image: Target | None = None) -> None:
-    """Raises Forbidden, or NotFound where the actor may not even know that the image exists."""
+def require(actor: Actor, rule: str, image: Target | None) -> None:
+    """Raises Forbidden, or NotFound where there is no image or the actor may not know of it."""
+    if image is None or image.status == "deleted":
+        raise NotFound("No image found with that ID")
     if RULES[rule](actor, image):
         return
-    if image is not None and not RULES["get_image"](actor, image):
+    if not RULES["get_image"](actor, image):
         raise NotFound("No image found with that ID")
     raise Forbidden(f"You are not authorized to complete {rule} action.")
+
+
+def require_listing(actor: Actor) -> None:
+    """The rule `get_images`: readers may list. Raises Forbidden."""
+    if not actor.is_admin and "reader" not in actor.roles:
+        raise Forbidden("You are not authorized to complete get_images action.")

@@ -1,0 +1,168 @@
+"""Commands on an image's bytes: upload, and what follows when an upload or an image is over.
+
+The intent event goes first, then the bytes, then the outcome event. Whatever dies in between, the
+log knows where bytes may lie and which process was writing them.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
+from uuid import UUID
+
+from calotype.commands.errors import (
+    CalotypeError,
+    Forbidden,
+    Gone,
+    Invalid,
+    LimitExceeded,
+    Unavailable,
+)
+from calotype.commands.image import DOOMED, Cause, Image
+from calotype.commands.parts import SYSTEM, Parts, cause_of, image_uuid, new_id
+from calotype.commands.policy import Actor, require
+from calotype.stores.images import driver as stores
+from calotype.stores.images import pipe
+
+STORE_REFUSALS: dict[type[stores.StoreError], type[CalotypeError]] = {
+    stores.StoreFull: LimitExceeded,
+    stores.StoreForbidden: Forbidden,
+    stores.StoreUnavailable: Unavailable,
+    pipe.TooLarge: LimitExceeded,
+    pipe.SizeMismatch: Invalid,
+    pipe.DigestMismatch: Invalid,
+}
+
+
+def refusal_of(error: stores.StoreError) -> CalotypeError:
+    """The domain's error for what a store refused with."""
+    for kind, refusal in STORE_REFUSALS.items():
+        if isinstance(error, kind):
+            return refusal(str(error))
+    return Unavailable(str(error))
+
+
+async def upload_data(
+    parts: Parts,
+    actor: Actor,
+    cause: Cause,
+    image_id: str,
+    chunks: AsyncIterator[bytes],
+    *,
+    size_bytes: int | None,
+    md5: str | None = None,
+) -> Image:
+    """Stores the bytes of a queued image and makes it active.
+
+    `size_bytes` is what the caller announced (None: unknown); `md5` its hexadecimal Content-MD5.
+    Raises Conflict when the image is not queued, Invalid when size or hash differ from what was
+    announced, LimitExceeded for the size cap or a full store, Gone when the image was deleted
+    meanwhile. After any failure the image is queued again and nothing is left in the store.
+    """
+    cap = parts.limits.image_size_bytes if parts.limits.image_size_bytes >= 0 else None
+    if cap is not None and size_bytes is not None and size_bytes > cap:
+        raise LimitExceeded(f"The image has {size_bytes} bytes; at most {cap} are allowed.")
+    aggregate_id, upload_id = image_uuid(image_id), new_id()
+    driver = parts.stores[parts.default_store]
+    key = f"{aggregate_id}-{upload_id[-12:]}"
+    await parts.log.change(
+        aggregate_id,
+        partial(require, actor, "upload_image"),
+        Image.start_upload,
+        cause,
+        upload_id=upload_id,
+        store=parts.default_store,
+        url=driver.url_of(key),
+        holder=parts.process_id,
+    )
+    parts.uploads.add(upload_id)
+    try:
+        written = await pipe.write(
+            driver,
+            key,
+            chunks,
+            size_bytes=size_bytes,
+            limit_bytes=cap,
+            algorithms=("md5", parts.hash_algorithm),
+            expected={"md5": md5} if md5 else {},
+        )
+        image: Image = await parts.log.change(
+            aggregate_id,
+            _expect_image,
+            Image.store_data,
+            cause,
+            upload_id=upload_id,
+            url=written.url,
+            size=written.size_bytes,
+            virtual_size=None,
+            checksum=written.digests["md5"],
+            os_hash_algo=parts.hash_algorithm,
+            os_hash_value=written.digests[parts.hash_algorithm],
+        )
+        return image
+    except BaseException as error:
+        # Shielded, because the commonest reason to be here is that the client went away. What
+        # fails here (the log is down, say) is left to the sweeper: the intent is on record.
+        with suppress(Exception):
+            await asyncio.shield(
+                give_up_upload(parts, cause, aggregate_id, upload_id, _reason(error))
+            )
+        if isinstance(error, stores.StoreError):
+            raise refusal_of(error) from error
+        raise
+    finally:
+        parts.uploads.discard(upload_id)
+
+
+async def give_up_upload(
+    parts: Parts, cause: Cause, aggregate_id: UUID, upload_id: str, reason: str
+) -> None:
+    """Ends an upload without data: the image is queued again, its bytes are garbage.
+
+    No change where that upload is not under way any more.
+    """
+    image = await parts.log.change(
+        aggregate_id, _expect_image, Image.fail_upload, cause, upload_id=upload_id, reason=reason
+    )
+    await remove_garbage(parts, image)
+
+
+async def remove_garbage(parts: Parts, image: Image) -> int:
+    """Removes the doomed bytes of an image from their stores and records it; returns how many.
+
+    Bytes whose store is not reachable now stay doomed, for the next sweep.
+    """
+    removed = 0
+    doomed = [blob for blob in image.blobs.values() if blob.state == DOOMED]
+    for blob in doomed:
+        driver = parts.stores.get(blob.store)
+        if driver is None:
+            continue
+        reason = f"image is {image.status}"
+        try:
+            await asyncio.to_thread(driver.delete, blob.url)
+        except stores.DataMissing:
+            reason += "; nothing was there"
+        except stores.StoreError:
+            continue
+        await parts.log.change(
+            image.id,
+            _expect_image,
+            Image.note_data_removed,
+            cause_of(SYSTEM, "req-" + new_id()),
+            url=blob.url,
+            reason=reason,
+        )
+        removed += 1
+    return removed
+
+
+def _expect_image(image: Image | None) -> None:
+    if image is None:
+        raise Gone("The image has no events.")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, (CalotypeError, stores.StoreError)):
+        return str(error)
+    return f"the client or the connection went away ({type(error).__name__})"

@@ -1,0 +1,75 @@
+"""Commands on whom a shared image is offered to."""
+
+from functools import partial
+from typing import Any
+
+from calotype.commands import fields as rules
+from calotype.commands.errors import Forbidden, Invalid, LimitExceeded, NotFound
+from calotype.commands.image import Cause, Image, Member
+from calotype.commands.parts import Parts, image_uuid
+from calotype.commands.policy import Actor, Target, allows, require
+
+
+async def add_member(
+    parts: Parts, actor: Actor, cause: Cause, image_id: str, body: dict[str, Any]
+) -> tuple[Image, str]:
+    """Offers the image to the project named in the body; returns it and that name."""
+    if "member" not in body:
+        raise Invalid("The body must be an object with a 'member': the id of a project.")
+    name = rules.check_text("member", body["member"])
+    if not name:
+        raise Invalid("Property 'member' must not be empty: give the id of a project.")
+
+    def add(image: Image) -> None:
+        limit = parts.limits.members
+        if name not in image.members and 0 <= limit < len(image.members) + 1:
+            raise LimitExceeded(
+                "The limit has been exceeded on the number of allowed image members for this "
+                f"image. Attempted: {len(image.members) + 1}, Maximum: {limit}"
+            )
+        image.add_member(cause, name)
+
+    allowed = partial(_require_shared, actor, "add_member")
+    return await parts.log.change(image_uuid(image_id), allowed, add), name
+
+
+async def set_member_status(
+    parts: Parts, actor: Actor, cause: Cause, image_id: str, member: str, body: dict[str, Any]
+) -> Member:
+    """Sets the invited project's answer; only that project or an administrator may."""
+    status = body.get("status")
+    if status not in rules.MEMBER_STATUSES:
+        raise Invalid(f"Property 'status' must be one of {', '.join(rules.MEMBER_STATUSES)}.")
+
+    def check(image: Target | None) -> None:
+        require(actor, "get_image", image)
+        assert image is not None
+        if image.visibility != "shared" or not allows(actor, "get_member", image):
+            raise NotFound(f"No member {member} of that image")
+        _check_knows(actor, image, member)
+        if not allows(actor, "modify_member", image):
+            raise Forbidden("Only the invited project may set its status.")
+
+    wish = Image.set_member_status
+    image = await parts.log.change(image_uuid(image_id), check, wish, cause, member, status)
+    return image.members[member]
+
+
+async def remove_member(
+    parts: Parts, actor: Actor, cause: Cause, image_id: str, member: str
+) -> None:
+    """Withdraws the offer; only the owner or an administrator may."""
+    allowed = partial(_require_shared, actor, "delete_member")
+    await parts.log.change(image_uuid(image_id), allowed, Image.remove_member, cause, member)
+
+
+def _require_shared(actor: Actor, rule: str, image: Target | None) -> None:
+    require(actor, rule, image)
+    if image is not None and image.visibility != "shared":
+        raise Forbidden("Only shared images have members.")
+
+
+def _check_knows(actor: Actor, image: Target, member: str) -> None:
+    """A project knows of its own invitation only; owner and administrators of all."""
+    if not actor.is_admin and actor.project not in (member, image.owner):
+        raise NotFound(f"No member {member} of that image")

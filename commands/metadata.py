@@ -1,0 +1,191 @@
+"""Commands on an image's metadata: create, update, tags, activation, delete."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from calotype.commands import fields as rules
+from calotype.commands.errors import Conflict, Forbidden
+from calotype.commands.image import Cause, Image, create
+from calotype.commands.locations import Place, change_locations, measure_places
+from calotype.commands.parts import Parts, image_uuid, new_id
+from calotype.commands.policy import Actor, allows, require
+from calotype.stores.log.log import AlreadyExists
+
+
+class Operation(Protocol):
+    """One step of a PATCH: `op` is add, replace or remove; `strict` forbids add over a value."""
+
+    op: str
+    path: tuple[str, ...]
+    value: object
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _NewImage:
+    owner: str | None
+    visibility: str
+    status: str = "queued"
+
+    def has_member(self, project: str | None) -> bool:
+        return False
+
+
+async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str, Any]) -> Image:
+    """Registers a queued image from the body of `POST /v2/images`.
+
+    Raises Invalid, Forbidden (foreign owner, read-only field, policy), LimitExceeded, and
+    Conflict for an id that is taken, be it by a deleted image.
+    """
+    image_id = rules.check_id(body["id"]) if "id" in body else new_id()
+    fields, tags, properties = rules.split_body(body)
+    if fields["owner"] is None and "owner" not in body:
+        fields["owner"] = actor.project
+    target = _NewImage(fields["owner"], fields["visibility"])
+    if not allows(actor, "add_image", target):
+        raise Forbidden("You are not authorized to complete add_image action.")
+    _require_visibility(actor, target, fields["visibility"])
+    rules.check_count("properties", len(properties), parts.limits.properties)
+    rules.check_count("tags", len(tags), parts.limits.tags)
+    image = create(cause, image_id=image_id, fields=fields, tags=tags, properties=properties)
+    try:
+        await parts.log.create(image)
+    except AlreadyExists:
+        raise Conflict(f"Image ID {image_id} already exists!") from None
+    return image
+
+
+async def update_image(
+    parts: Parts, actor: Actor, cause: Cause, image_id: str, operations: Sequence[Operation]
+) -> Image:
+    """Applies all operations of a PATCH as one change, or none of them.
+
+    Raises Invalid, Forbidden, NotFound, Conflict or LimitExceeded naming the first that fails.
+    """
+    places = await measure_places(parts, operations)
+    allowed = partial(require, actor, "modify_image")
+    image: Image = await parts.log.change(
+        image_uuid(image_id), allowed, _patch, actor, cause, operations, places, parts
+    )
+    return image
+
+
+def _patch(
+    image: Image,
+    actor: Actor,
+    cause: Cause,
+    operations: Sequence[Operation],
+    places: dict[str, Place],
+    parts: Parts,
+) -> None:
+    on_locations = [operation for operation in operations if operation.path[0] == "locations"]
+    if on_locations:
+        change_locations(image, actor, cause, on_locations, places, parts)
+    if len(on_locations) < len(operations):
+        others = [operation for operation in operations if operation.path[0] != "locations"]
+        _patch_metadata(image, actor, cause, others, parts)
+
+
+def _patch_metadata(
+    image: Image, actor: Actor, cause: Cause, operations: Sequence[Operation], parts: Parts
+) -> None:
+    fields: dict[str, Any] = {}
+    properties = dict(image.properties)
+    tags: list[str] | None = None
+    for operation in operations:
+        name = operation.path[0]
+        if name in rules.WRITABLE or name == "tags":
+            _check_base_operation(actor, image, operation, name)
+            if name == "tags":
+                tags = rules.check_tags(operation.value)
+                rules.check_count("tags", len(tags), parts.limits.tags)
+            else:
+                fields[name] = rules.check_field(name, operation.value)
+                if name == "visibility":
+                    _require_visibility(actor, image, fields[name])
+        else:
+            _apply_to_property(operation, name, properties)
+    added = properties.keys() - image.properties.keys()
+    if added:
+        rules.check_count("properties", len(properties), parts.limits.properties)
+    image.update(
+        cause,
+        fields=fields,
+        properties={
+            name: value
+            for name, value in properties.items()
+            if name in added or image.properties[name] != value
+        },
+        removed_properties=sorted(image.properties.keys() - properties.keys()),
+        tags=tags,
+    )
+
+
+def _check_base_operation(actor: Actor, image: Image, operation: Operation, name: str) -> None:
+    if operation.op == "remove":
+        raise Forbidden(f"Property '{name}' may not be removed.")
+    if operation.op == "add" and operation.strict:
+        raise Conflict(f"Property '{name}' already exists; use replace.")
+    if name == "owner" and not actor.is_admin:
+        raise Forbidden("Only an administrator may change the owner of an image.")
+
+
+def _apply_to_property(operation: Operation, name: str, properties: dict[str, str | None]) -> None:
+    if name in rules.HASHES or name == "id":
+        raise Forbidden(f"Attribute '{name}' is read-only.")
+    rules.refuse_unwritable(name)
+    if operation.op == "add":
+        if operation.strict and name in properties:
+            raise Conflict(f"Property '{name}' already exists; use replace.")
+        properties[name] = rules.check_property(name, operation.value)
+    elif name not in properties:
+        raise Conflict(f"Property '{name}' does not exist; use add.")
+    elif operation.op == "replace":
+        properties[name] = rules.check_property(name, operation.value)
+    else:
+        del properties[name]
+
+
+def _require_visibility(actor: Actor, image: Any, visibility: str) -> None:
+    rule = {"public": "publicize_image", "community": "communitize_image"}.get(visibility)
+    if rule and not allows(actor, rule, image):
+        raise Forbidden(f"You are not authorized to complete {rule} action.")
+
+
+async def add_tag(parts: Parts, actor: Actor, cause: Cause, image_id: str, tag: str) -> None:
+    """Adds one tag; one that is there already is no change."""
+    rules.check_tag(tag)
+
+    def add(image: Image) -> None:
+        if tag not in image.tags:
+            rules.check_count("tags", len(image.tags) + 1, parts.limits.tags)
+        image.add_tag(cause, tag)
+
+    await parts.log.change(image_uuid(image_id), partial(require, actor, "modify_image"), add)
+
+
+async def remove_tag(parts: Parts, actor: Actor, cause: Cause, image_id: str, tag: str) -> None:
+    """Removes one tag. Raises NotFound when it is not there."""
+    allowed = partial(require, actor, "modify_image")
+    await parts.log.change(image_uuid(image_id), allowed, Image.remove_tag, cause, tag)
+
+
+async def deactivate(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> None:
+    """Hides the data from all but administrators."""
+    allowed = partial(require, actor, "deactivate")
+    await parts.log.change(image_uuid(image_id), allowed, Image.deactivate, cause)
+
+
+async def reactivate(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> None:
+    """Makes the data available again."""
+    allowed = partial(require, actor, "reactivate")
+    await parts.log.change(image_uuid(image_id), allowed, Image.reactivate, cause)
+
+
+async def delete_image(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> Image:
+    """Deletes the image; its bytes become garbage, removed by `calotype.commands.garbage`."""
+    allowed = partial(require, actor, "delete_image")
+    image: Image = await parts.log.change(image_uuid(image_id), allowed, Image.delete, cause)
+    return image

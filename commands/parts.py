@@ -1,0 +1,78 @@
+"""What commands work with, put together once by `calotype.ops.wiring`."""
+
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from calotype.commands.errors import Invalid, NotFound
+from calotype.commands.image import Cause
+from calotype.commands.policy import Actor
+from calotype.stores.images.driver import Driver
+from calotype.stores.log.log import EventLog
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Static limits; a negative number is no limit."""
+
+    image_size_bytes: int = 1 << 40
+    properties: int = 128
+    tags: int = 128
+    members: int = 128
+    locations: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The log, the stores, the limits, and who this process is."""
+
+    log: EventLog
+    stores: Mapping[str, Driver]
+    """Drivers by the name that the operator gave the store."""
+    default_store: str
+    limits: Limits = field(default_factory=Limits)
+    hash_algorithm: str = "sha512"
+    process_id: str = field(default_factory=lambda: new_id())
+    """Names this process in intents and leases; new at every start."""
+    uploads: set[str] = field(default_factory=set)
+    """Ids of the uploads that this process has under way."""
+    locations_shown: bool = False
+    """Whether clients may see and change locations (`show_multiple_locations`)."""
+
+
+def new_id() -> str:
+    """A UUID of version 7 (RFC 9562): unique, and sorted by time of making."""
+    milliseconds = time.time_ns() // 1_000_000
+    number = milliseconds << 80 | int.from_bytes(os.urandom(10), "big")
+    number = number & ~(0xF << 76) | 7 << 76
+    number = number & ~(0x3 << 62) | 2 << 62
+    return str(UUID(int=number))
+
+
+def cause_of(actor: Actor, request_id: str, traceparent: str | None = None) -> Cause:
+    """The cause of a change that this actor asks for in this request."""
+    return Cause(actor.recorded(), request_id, traceparent, secrets.token_hex(8))
+
+
+SYSTEM = Actor(user="calotype", project=None, roles=frozenset({"admin"}))
+"""The actor of what the service does on its own: clean-up, recovery."""
+
+
+def image_uuid(image_id: str) -> UUID:
+    """The aggregate's id for an image id from a URL. Raises NotFound for what is no UUID."""
+    if len(image_id) == 36:
+        try:
+            return UUID(image_id)
+        except ValueError:
+            pass
+    raise NotFound(f"No image found with ID {image_id}")
+
+
+def check_json_object(body: object) -> dict[str, object]:
+    """The request's body if it is a JSON object, else Invalid."""
+    if not isinstance(body, dict):
+        raise Invalid("The body must be a JSON object.")
+    return body

@@ -1,0 +1,156 @@
+"""Reads of the query tables: the only way in which the API learns about images."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from calotype.commands.errors import Forbidden, Invalid
+from calotype.commands.policy import Actor, allows
+from calotype.projections.listing import ListQuery
+from calotype.projections.pages import marker_statement, page_statement
+from calotype.projections.tables import BLOBS, IMAGES, MEMBERS
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+_MEMBERSHIP = (
+    f"EXISTS (SELECT 1 FROM {MEMBERS.name} m WHERE m.image_id = i.id AND m.member = :project)"
+)
+_SHOW = (
+    f"SELECT i.owner, i.visibility, i.status, {_MEMBERSHIP}, i.document, i.locations "
+    f"FROM {IMAGES.name} i WHERE i.id = :id"
+)
+_DATA = (
+    f"SELECT i.owner, i.visibility, i.status, {_MEMBERSHIP}, i.size, i.checksum, i.locations "
+    f"FROM {IMAGES.name} i WHERE i.id = :id"
+)
+_MEMBERS = f"SELECT member, document FROM {MEMBERS.name} WHERE image_id = :id ORDER BY position"
+_UNSETTLED = (
+    "SELECT image_id, url, store, state, upload_id, holder "
+    f"FROM {BLOBS.name} WHERE state <> 'stored' ORDER BY image_id LIMIT :limit"
+)
+_BLOB_OF_URL = f"SELECT image_id, state FROM {BLOBS.name} WHERE url = :url"
+_STORED_BLOBS = (
+    f"SELECT url, image_id FROM {BLOBS.name} WHERE state = 'stored' AND url > :after "
+    "ORDER BY url LIMIT :limit"
+)
+_COUNTS = f"SELECT status, count(*), coalesce(sum(size), 0) FROM {IMAGES.name} GROUP BY status"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One row of the images table, as much of it as policy and answers need."""
+
+    owner: str | None
+    visibility: str
+    status: str
+    is_member: bool
+    """Whether the asking project was offered the image."""
+    document: str = ""
+    locations: str = "[]"
+    size: int | None = None
+    checksum: str | None = None
+
+    def has_member(self, project: str | None) -> bool:
+        return bool(self.is_member)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list: `(document, locations, status)` of each image, and where it goes on."""
+
+    images: list[tuple[str, str, str]]
+    next_marker: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnsettledBlob:
+    """Bytes that are being written (`intended`) or waiting to be removed (`doomed`)."""
+
+    image_id: UUID
+    url: str
+    store: str
+    state: str
+    upload_id: str | None
+    holder: str | None
+
+
+class Queries:
+    """Named reads of the query tables, on any recorder."""
+
+    def __init__(self, recorder: GroupCommitRecorder) -> None:
+        self._recorder = recorder
+
+    async def image(self, aggregate_id: UUID, project: str | None) -> ImageRow | None:
+        """The image's row with its document and locations, or None."""
+        rows = await self._recorder.fetch(_SHOW, {"id": aggregate_id, "project": project})
+        if not rows:
+            return None
+        owner, visibility, status, is_member, document, locations = rows[0]
+        return ImageRow(owner, visibility, status, is_member, document, locations)
+
+    async def image_data(self, aggregate_id: UUID, project: str | None) -> ImageRow | None:
+        """The image's row with what a download needs, or None."""
+        rows = await self._recorder.fetch(_DATA, {"id": aggregate_id, "project": project})
+        if not rows:
+            return None
+        owner, visibility, status, is_member, size, checksum, locations = rows[0]
+        return ImageRow(owner, visibility, status, is_member, "", locations, size, checksum)
+
+    async def page(self, query: ListQuery, actor: Actor) -> Page:
+        """One page of the images that the actor lists. Raises Invalid or Forbidden (marker)."""
+        if query.limit == 0:
+            return Page([], None)
+        after = await self._marker(query, actor) if query.marker is not None else None
+        sql, parameters = page_statement(query, actor, after)
+        rows = await self._recorder.fetch(sql, parameters, heavy=True)
+        images = [(row[0], row[2], row[3]) for row in rows[: query.limit]]
+        if len(rows) <= query.limit:
+            return Page(images, None)
+        return Page(images, orjson.loads(images[-1][0])["id"])
+
+    async def _marker(self, query: ListQuery, actor: Actor) -> tuple[Any, ...]:
+        unknown = Invalid(f"Invalid marker: there is no image {str(query.marker)[:64]}.")
+        try:
+            marker = UUID(query.marker)
+        except ValueError:
+            raise unknown from None
+        rows = await self._recorder.fetch(
+            marker_statement(query), {"id": marker, "project": actor.project}
+        )
+        if not rows:
+            raise unknown
+        owner, visibility, is_member, *values = rows[0]
+        if not allows(actor, "get_image", ImageRow(owner, visibility, "", is_member)):
+            raise Forbidden("The marker is an image that you may not see.")
+        return tuple(values)
+
+    async def members(self, aggregate_id: UUID) -> list[tuple[str, str]]:
+        """`(project, document)` of each member of an image, in the order of joining."""
+        rows = await self._recorder.fetch(_MEMBERS, {"id": aggregate_id})
+        return [(row[0], row[1]) for row in rows]
+
+    async def unsettled_blobs(self, limit: int) -> list[UnsettledBlob]:
+        """Uploads under way and garbage not yet removed."""
+        rows = await self._recorder.fetch(_UNSETTLED, {"limit": limit}, heavy=True)
+        return [UnsettledBlob(_uuid(row[0]), *row[1:]) for row in rows]
+
+    async def blob_state(self, url: str) -> str | None:
+        """`intended`, `stored` or `doomed`; None when no image knows of bytes at this URL."""
+        rows = await self._recorder.fetch(_BLOB_OF_URL, {"url": url})
+        return rows[0][1] if rows else None
+
+    async def stored_blobs(self, after: str, limit: int) -> list[tuple[str, UUID]]:
+        """`(url, image)` of bytes that images stand on, in order of URL, for paging."""
+        rows = await self._recorder.fetch(
+            _STORED_BLOBS, {"after": after, "limit": limit}, heavy=True
+        )
+        return [(row[0], _uuid(row[1])) for row in rows]
+
+    async def counts(self) -> list[tuple[str, int, int]]:
+        """`(status, images, bytes)` for each status that occurs."""
+        return [(row[0], row[1], int(row[2])) for row in await self._recorder.fetch(_COUNTS)]
+
+
+def _uuid(value: Any) -> UUID:
+    return value if isinstance(value, UUID) else UUID(value)
