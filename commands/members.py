@@ -5,7 +5,7 @@ from typing import Any
 
 from calotype.commands import fields as rules
 from calotype.commands.errors import Forbidden, Invalid, LimitExceeded, NotFound
-from calotype.commands.image import Cause, Image, Member
+from calotype.commands.image import Cause, Image
 from calotype.commands.parts import Parts, image_uuid
 from calotype.commands.policy import Actor, Target, allows, require
 
@@ -35,7 +35,7 @@ async def add_member(
 
 async def set_member_status(
     parts: Parts, actor: Actor, cause: Cause, image_id: str, member: str, body: dict[str, Any]
-) -> Member:
+) -> Image:
     """Sets the invited project's answer; only that project or an administrator may."""
     status = body.get("status")
     if status not in rules.MEMBER_STATUSES:
@@ -51,8 +51,10 @@ async def set_member_status(
             raise Forbidden("Only the invited project may set its status.")
 
     wish = Image.set_member_status
-    image = await parts.log.change(image_uuid(image_id), check, wish, cause, member, status)
-    return image.members[member]
+    image: Image = await parts.log.change(
+        image_uuid(image_id), check, wish, cause, member, status
+    )
+    return image
 
 
 async def remove_member(

@@ -188,4 +188,6 @@ async def delete_image(parts: Parts, actor: Actor, cause: Cause, image_id: str) 
     """Deletes the image; its bytes become garbage, removed by `calotype.commands.garbage`."""
     allowed = partial(require, actor, "delete_image")
     image: Image = await parts.log.change(image_uuid(image_id), allowed, Image.delete, cause)
+    if image.blobs and not parts.garbage.full():
+        parts.garbage.put_nowait(image)
     return image

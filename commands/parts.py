@@ -1,5 +1,6 @@
 """What commands work with, put together once by `calotype.ops.wiring`."""
 
+import asyncio
 import os
 import secrets
 import time
@@ -7,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from calotype.commands.errors import Invalid, NotFound
-from calotype.commands.image import Cause
+from calotype.commands.errors import NotFound
+from calotype.commands.image import Cause, Image
 from calotype.commands.policy import Actor
 from calotype.stores.images.driver import Driver
 from calotype.stores.log.log import EventLog
@@ -39,6 +40,8 @@ class Parts:
     """Names this process in intents and leases; new at every start."""
     uploads: set[str] = field(default_factory=set)
     """Ids of the uploads that this process has under way."""
+    garbage: "asyncio.Queue[Image]" = field(default_factory=lambda: asyncio.Queue(maxsize=1000))
+    """Images with doomed bytes, for the sweeper; what does not fit it finds by itself later."""
     locations_shown: bool = False
     """Whether clients may see and change locations (`show_multiple_locations`)."""
 
@@ -69,10 +72,3 @@ def image_uuid(image_id: str) -> UUID:
         except ValueError:
             pass
     raise NotFound(f"No image found with ID {image_id}")
-
-
-def check_json_object(body: object) -> dict[str, object]:
-    """The request's body if it is a JSON object, else Invalid."""
-    if not isinstance(body, dict):
-        raise Invalid("The body must be a JSON object.")
-    return body

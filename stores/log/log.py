@@ -13,11 +13,12 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
+from eventsourcing.domain import Aggregate
+from eventsourcing.persistence import IntegrityError
+
 from calotype.stores.log.events import event_mapper
 from calotype.stores.log.recorder import Append, GroupCommitRecorder
 from calotype.stores.log.tables import Replace
-from eventsourcing.domain import Aggregate
-from eventsourcing.persistence import IntegrityError
 
 TRIES = 6
 """The first may be spent on a cached aggregate that turns out to be old."""
@@ -118,9 +119,7 @@ class EventLog:
             future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
             stored = [self._mapper.to_stored_event(event) for event in events]
             project = self._project
-            self.recorder.submit(
-                Append(stored, lambda: project(aggregate, events), None, future)
-            )
+            self.recorder.submit(Append(stored, lambda: project(aggregate, events), None, future))
             await future
         self._cache[aggregate.id] = aggregate
         if len(self._cache) > self._cached_aggregates:

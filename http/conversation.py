@@ -1,0 +1,153 @@
+"""What surrounds a request: its id, its actor, and where errors become answers."""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+import structlog
+from aiohttp import web
+
+from calotype.commands.errors import CalotypeError, Invalid
+from calotype.commands.image import Cause
+from calotype.commands.parts import Parts, cause_of
+from calotype.commands.policy import Actor
+from calotype.http.errors import error_answer, status_of
+from calotype.projections.queries import Queries
+from calotype.stores.log.log import TooManyConflicts
+from calotype.stores.log.recorder import LogFull, LogUnavailable
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_LONGEST_REQUEST_ID = 64
+log = structlog.get_logger("calotype.http")
+
+
+class Unauthenticated(CalotypeError):
+    """Nobody we know asks (401)."""
+
+
+@dataclass(slots=True)
+class Api:
+    """What handlers work with, put together by `calotype.ops.wiring`."""
+
+    parts: Parts
+    queries: Queries
+    identify: Callable[[web.Request], Actor]
+    """Tells who asks. Raises Unauthenticated."""
+    default_limit: int = 25
+    max_limit: int = 1000
+    direct_url_shown: bool = False
+    public_endpoint: str = ""
+    disable_file: str = ""
+    """While this file exists, /healthcheck answers 503."""
+    draining: bool = False
+    """Set when the process was told to stop."""
+
+
+API: web.AppKey[Api] = web.AppKey("api", Api)
+ELSEWHERE: web.AppKey[Handler] = web.AppKey("elsewhere", Callable)  # type: ignore[arg-type]
+"""Handles the paths that no route takes."""
+
+
+@web.middleware
+async def conversation(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives the request its id, runs the handler, and answers for whatever it raises."""
+    given = request.headers.get("X-Openstack-Request-Id", "")
+    if not given:
+        request_id = "req-" + str(UUID(bytes=secrets.token_bytes(16), version=4))
+    else:
+        request_id = given if given.startswith("req-") else f"req-{given}"
+    request["id"] = request_id
+    try:
+        if len(given) > _LONGEST_REQUEST_ID:
+            request["id"] = request_id[:_LONGEST_REQUEST_ID]
+            raise web.HTTPRequestHeaderFieldsTooLarge
+        unrouted = request.match_info.http_exception
+        if unrouted is not None and unrouted.status == 404:
+            handler = request.app[ELSEWHERE]
+        response = await handler(request)
+    except CalotypeError as error:
+        status = 401 if isinstance(error, Unauthenticated) else status_of(error)
+        response = _refusal(request, status, error.explanation, getattr(error, "headers", None))
+    except web.HTTPException as error:
+        if error.status == 405 and request.method == "OPTIONS":
+            response = web.Response(status=200)
+        else:
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            response = _refusal(request, error.status, _explanation(error), allow)
+    except (LogFull, LogUnavailable) as error:
+        log.error("event log refused", request_id=request_id, error=str(error))
+        text = "The event log cannot take this now; try again."
+        response = _refusal(request, 503, text, {"Retry-After": "1"})
+    except TooManyConflicts:
+        response = _refusal(request, 409, "Others changed this image at the same moment.", None)
+    except ConnectionError:
+        raise  # The client is gone: there is nobody to answer.
+    except Exception:
+        log.exception("request failed", request_id=request_id, path=request.path)
+        response = _refusal(request, 500, "", None)
+    if not response.prepared:
+        response.headers["x-openstack-request-id"] = request["id"]
+    return response
+
+
+def _refusal(
+    request: web.Request, status: int, text: str, headers: dict[str, str] | None
+) -> web.Response:
+    return error_answer(status, text, request.headers.get("Accept"), headers=headers)
+
+
+def _explanation(error: web.HTTPException) -> str:
+    if error.status == 431:
+        return f"x-openstack-request-id has at most {_LONGEST_REQUEST_ID} characters."
+    return ""
+
+
+def actor_of(request: web.Request) -> Actor:
+    """Who asks. Raises Unauthenticated."""
+    return request.app[API].identify(request)
+
+
+def cause_of_request(request: web.Request, actor: Actor) -> Cause:
+    """The cause that events of this request carry."""
+    traceparent = request.headers.get("traceparent")
+    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
+        traceparent = None
+    return cause_of(actor, request["id"], traceparent)
+
+
+def refuse_body(request: web.Request) -> None:
+    """Raises Invalid for a request that must not have a body but has one."""
+    if request.body_exists:
+        raise Invalid("This request does not accept a body.")
+
+
+async def json_body(request: web.Request) -> object:
+    """The request's JSON body. Raises Invalid for none, malformed JSON, or a bare scalar."""
+    raw = await request.read()
+    if not raw:
+        raise Invalid("The request needs a JSON body.")
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Invalid(f"The body is not valid JSON: {error}") from None
+    if not isinstance(body, (dict, list)):
+        raise Invalid("The body must be a JSON object or array.")
+    return body
+
+
+async def json_object(request: web.Request) -> dict[str, object]:
+    """The request's body if it is a JSON object. Raises Invalid otherwise."""
+    body = await json_body(request)
+    if not isinstance(body, dict):
+        raise Invalid("The body must be a JSON object.")
+    return body
+
+
+def json_answer(body: bytes, status: int = 200) -> web.Response:
+    """An answer with a JSON body that is ready to send."""
+    return web.Response(body=body, status=status, headers={"Content-Type": "application/json"})

@@ -1,0 +1,106 @@
+"""What a client asks before it does anything: versions, schemas, enabled methods, health."""
+
+import asyncio
+import os
+import re
+
+from aiohttp import web
+
+from calotype.commands.errors import NotFound
+from calotype.http.conversation import API, actor_of, json_answer, refuse_body
+from calotype.http.errors import error_answer
+from calotype.http.schemas import schema_document
+from calotype.http.versions import accepted_prefix, versions_document
+from calotype.stores.log.recorder import LogUnavailable
+
+_ACCEPTED_VERSION = re.compile(r"application/vnd\.openstack\.images-(v[0-9.]+)")
+_IMPORT_METHODS = (
+    b'{"import-methods":{"description":"Import methods available.","type":"array","value":[]}}'
+)
+
+
+def versions_answer(request: web.Request, status: int) -> web.Response:
+    """The versions document, with the links that this caller can follow."""
+    endpoint = request.app[API].public_endpoint or f"{request.scheme}://{request.host}"
+    return json_answer(versions_document(endpoint), status)
+
+
+async def versions(request: web.Request) -> web.Response:
+    """/versions and anything below it (200), any method."""
+    return versions_answer(request, 200)
+
+
+async def redirect_to_v2(request: web.Request) -> web.Response:
+    """/v2 -> /v2/ (302)."""
+    actor_of(request)
+    return web.Response(status=302, headers={"Location": f"{request.scheme}://{request.host}/v2/"})
+
+
+async def elsewhere(request: web.Request) -> web.StreamResponse:
+    """All that no route takes: another spelling of /v2, the versions document, or 404."""
+    if request.method == "OPTIONS":
+        return web.Response(status=200)
+    segment, _, rest = request.path.lstrip("/").partition("/")
+    if segment == "v2":
+        actor_of(request)
+        if request.method not in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
+            raise web.HTTPNotImplemented
+        raise NotFound("The resource could not be found.")
+    asked = _ACCEPTED_VERSION.match(request.headers.get("Accept", ""))
+    if asked and accepted_prefix(asked[1]):
+        return await _again(request, request.raw_path)
+    if accepted_prefix(segment):
+        return await _again(request, request.raw_path.lstrip("/")[len(segment) :])
+    return versions_answer(request, 300)
+
+
+async def _again(request: web.Request, path: str) -> web.StreamResponse:
+    """Handles the request as one to /v2 + path."""
+    clone = request.clone(rel_url="/v2" + path)
+    clone["id"] = request["id"]
+    match = await request.app.router.resolve(clone)
+    match.add_app(request.app)
+    clone._match_info = match
+    return await match.handler(clone)
+
+
+async def schema(request: web.Request) -> web.Response:
+    """GET /v2/schemas/{name}."""
+    refuse_body(request)
+    actor_of(request)
+    document = schema_document(request.match_info["name"])
+    if document is None:
+        raise NotFound("There is no schema of that name.")
+    return json_answer(document)
+
+
+async def import_methods(request: web.Request) -> web.Response:
+    """GET /v2/info/import."""
+    refuse_body(request)
+    actor_of(request)
+    return json_answer(_IMPORT_METHODS)
+
+
+async def stores(request: web.Request) -> web.Response:
+    """GET /v2/info/stores: 404 as long as there is one store only."""
+    refuse_body(request)
+    actor_of(request)
+    raise NotFound("Multi backend is not supported at this site.")
+
+
+async def healthcheck(request: web.Request) -> web.Response:
+    """GET /healthcheck: OK, or 503 with the reason that a load balancer should look elsewhere."""
+    api = request.app[API]
+    reason = ""
+    if api.draining:
+        reason = "DRAINING"
+    elif api.disable_file and await asyncio.to_thread(os.path.exists, api.disable_file):
+        reason = "DISABLED BY FILE"
+    else:
+        try:
+            await api.parts.log.recorder.ping()
+        except LogUnavailable as error:
+            reason = f"EVENT LOG UNAVAILABLE: {error}"
+    if reason:
+        return error_answer(503, reason, request.headers.get("Accept"))
+    return web.Response(text="OK")

@@ -1,0 +1,162 @@
+"""The images resource: create, show, list, update, delete, tags, activation."""
+
+import orjson
+from aiohttp import web
+
+from calotype.commands import metadata
+from calotype.commands.errors import Invalid, NotFound
+from calotype.commands.image import Image
+from calotype.commands.parts import image_uuid
+from calotype.commands.policy import Actor, allows, require_listing
+from calotype.http.conversation import (
+    API,
+    Api,
+    actor_of,
+    cause_of_request,
+    json_answer,
+    json_body,
+    json_object,
+    refuse_body,
+)
+from calotype.http.filters import page_links, parse_list
+from calotype.http.patch import parse_patch
+from calotype.projections.images import image_document
+
+
+async def create(request: web.Request) -> web.Response:
+    """POST /v2/images (201 with the image and its Location)."""
+    api, actor = request.app[API], actor_of(request)
+    body = await json_object(request)
+    cause = cause_of_request(request, actor)
+    image = await metadata.create_image(api.parts, actor, cause, body)
+    answer = json_answer(_document_of(image, api, actor), 201)
+    answer.headers["Location"] = f"{request.scheme}://{request.host}/v2/images/{image.image_id}"
+    return answer
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /v2/images/{image_id}."""
+    refuse_body(request)
+    api, actor = request.app[API], actor_of(request)
+    image_id = request.match_info["image_id"]
+    row = await api.queries.image(image_uuid(image_id), actor.project)
+    if row is None or not allows(actor, "get_image", row):
+        raise NotFound(f"No image found with ID {image_id}")
+    document = row.document.encode()
+    return json_answer(shown(api, actor, document, row.locations, row.status))
+
+
+async def index(request: web.Request) -> web.Response:
+    """GET /v2/images: one page of the list."""
+    api, actor = request.app[API], actor_of(request)
+    require_listing(actor)
+    parameters = list(request.query.items())
+    _check_text(parameters)
+    query = parse_list(parameters, default_limit=api.default_limit, max_limit=api.max_limit)
+    page = await api.queries.page(query, actor)
+    first, following = page_links(parameters, page.next_marker)
+    if api.direct_url_shown or api.parts.locations_shown:
+        documents = b",".join(
+            shown(api, actor, row[0].encode(), row[1], row[2]) for row in page.images
+        )
+    else:
+        documents = ",".join([row[0] for row in page.images]).encode()
+    links = {"first": first, "schema": "/v2/schemas/images"}
+    if following is not None:
+        links["next"] = following
+    return json_answer(b'{"images":[' + documents + b"]," + orjson.dumps(links)[1:])
+
+
+def _check_text(parameters: list[tuple[str, str]]) -> None:
+    for name, value in parameters:
+        try:
+            (name + value).encode()
+        except UnicodeEncodeError:
+            raise Invalid("The query string is not valid UTF-8.") from None
+        if "\x00" in name or "\x00" in value:
+            raise Invalid(f"Parameter '{name[:40]!r}' holds a NUL character.")
+
+
+async def update(request: web.Request) -> web.Response:
+    """PATCH /v2/images/{image_id} in both JSON-patch media types."""
+    api, actor = request.app[API], actor_of(request)
+    content_type = request.headers.get("Content-Type")
+    if content_type is None or not content_type.startswith("application/openstack-images-v2."):
+        parse_patch(content_type, [])
+    operations = parse_patch(content_type, await json_body(request))
+    cause = cause_of_request(request, actor)
+    image_id = request.match_info["image_id"]
+    image = await metadata.update_image(api.parts, actor, cause, image_id, operations)
+    return json_answer(_document_of(image, api, actor))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """DELETE /v2/images/{image_id} (204)."""
+    refuse_body(request)
+    api, actor = request.app[API], actor_of(request)
+    cause = cause_of_request(request, actor)
+    await metadata.delete_image(api.parts, actor, cause, request.match_info["image_id"])
+    return web.Response(status=204)
+
+
+async def add_tag(request: web.Request) -> web.Response:
+    """PUT /v2/images/{image_id}/tags/{tag} (204)."""
+    refuse_body(request)
+    api, actor = request.app[API], actor_of(request)
+    names = request.match_info
+    cause = cause_of_request(request, actor)
+    await metadata.add_tag(api.parts, actor, cause, names["image_id"], names["tag"])
+    return web.Response(status=204)
+
+
+async def remove_tag(request: web.Request) -> web.Response:
+    """DELETE /v2/images/{image_id}/tags/{tag} (204)."""
+    refuse_body(request)
+    api, actor = request.app[API], actor_of(request)
+    names = request.match_info
+    cause = cause_of_request(request, actor)
+    await metadata.remove_tag(api.parts, actor, cause, names["image_id"], names["tag"])
+    return web.Response(status=204)
+
+
+async def deactivate(request: web.Request) -> web.Response:
+    """POST /v2/images/{image_id}/actions/deactivate (204)."""
+    refuse_body(request)
+    api, actor = request.app[API], actor_of(request)
+    cause = cause_of_request(request, actor)
+    await metadata.deactivate(api.parts, actor, cause, request.match_info["image_id"])
+    return web.Response(status=204)
+
+
+async def reactivate(request: web.Request) -> web.Response:
+    """POST /v2/images/{image_id}/actions/reactivate (204)."""
+    refuse_body(request)
+    api, actor = request.app[API], actor_of(request)
+    cause = cause_of_request(request, actor)
+    await metadata.reactivate(api.parts, actor, cause, request.match_info["image_id"])
+    return web.Response(status=204)
+
+
+def shown(api: Api, actor: Actor, document: bytes, locations: str, status: str) -> bytes:
+    """The document with the places of the bytes added, where the operator shows them.
+
+    A deactivated image's places are hidden from all but administrators.
+    """
+    if not api.direct_url_shown and not api.parts.locations_shown:
+        return document
+    places = orjson.loads(locations)
+    if status == "deactivated" and not actor.is_admin:
+        places = []
+    extra = {}
+    if api.direct_url_shown and places:
+        extra["direct_url"] = places[0]["url"]
+    if api.parts.locations_shown:
+        extra["locations"] = places
+    if not extra:
+        return document
+    return document[:-1] + b"," + orjson.dumps(extra)[1:]
+
+
+def _document_of(image: Image, api: Api, actor: Actor) -> bytes:
+    locations = orjson.dumps(image.locations).decode()
+    return shown(api, actor, image_document(image), locations, image.status)

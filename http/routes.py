@@ -1,0 +1,47 @@
+"""The route table, and the application built from it."""
+
+from aiohttp import web
+
+from calotype.http import data, discovery, images, members
+from calotype.http.conversation import API, ELSEWHERE, Api, conversation
+
+IMAGE = "/v2/images/{image_id}"
+
+ROUTES = (
+    ("GET", "/v2/images", images.index),
+    ("POST", "/v2/images", images.create),
+    ("GET", IMAGE, images.show),
+    ("PATCH", IMAGE, images.update),
+    ("DELETE", IMAGE, images.delete),
+    ("GET", IMAGE + "/file", data.download),
+    ("PUT", IMAGE + "/file", data.upload),
+    ("PUT", IMAGE + "/tags/{tag}", images.add_tag),
+    ("DELETE", IMAGE + "/tags/{tag}", images.remove_tag),
+    ("GET", IMAGE + "/members", members.index),
+    ("POST", IMAGE + "/members", members.add),
+    ("GET", IMAGE + "/members/{member}", members.show),
+    ("PUT", IMAGE + "/members/{member}", members.set_status),
+    ("DELETE", IMAGE + "/members/{member}", members.remove),
+    ("POST", IMAGE + "/actions/deactivate", images.deactivate),
+    ("POST", IMAGE + "/actions/reactivate", images.reactivate),
+    ("GET", "/v2/schemas/{name}", discovery.schema),
+    ("GET", "/v2/info/import", discovery.import_methods),
+    ("GET", "/v2/info/stores", discovery.stores),
+    ("GET", "/healthcheck", discovery.healthcheck),
+    ("*", "/v2", discovery.redirect_to_v2),
+    ("*", "/versions", discovery.versions),
+    ("*", "/versions/{rest:.*}", discovery.versions),
+)
+
+LARGEST_JSON_BYTES = 16 << 20
+
+
+def application(api: Api) -> web.Application:
+    """The whole HTTP application around what the wiring put together."""
+    app = web.Application(middlewares=[conversation], client_max_size=LARGEST_JSON_BYTES)
+    app[API] = api
+    app[ELSEWHERE] = discovery.elsewhere
+    for method, path, handler in ROUTES:
+        # Without `allow_head`, because the Image API knows no HEAD.
+        app.router.add_route(method, path, handler)
+    return app

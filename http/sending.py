@@ -1,0 +1,113 @@
+"""Sending image data: sendfile where the bytes are in a file, blocks read ahead elsewhere.
+
+uvloop has no sendfile, so it is called here by hand, in threads because a read from disk may
+block. A client that is slow gives its thread back: the event loop waits for it to take more.
+"""
+
+import asyncio
+import os
+import select
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from aiohttp import web
+
+from calotype.stores.images.driver import Driver, Source
+from calotype.stores.images.sending import blocks
+
+_THREADS = ThreadPoolExecutor(32, thread_name_prefix="sendfile")
+_PATIENCE_MILLISECONDS = 20
+"""How long a thread waits for a client before the event loop takes over the waiting."""
+_STALL_SECONDS = 300.0
+"""A client that takes nothing for so long is given up."""
+_STEP_BYTES = 1 << 30
+
+
+async def open_source(driver: Driver, url: str, start: int, length: int) -> Source:
+    """Opens the bytes for reading, in a thread. Raises what `Driver.open` raises."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_THREADS, driver.open, url, start, length)
+
+
+async def send(
+    request: web.Request, source: Source, headers: dict[str, str], status: int
+) -> web.StreamResponse:
+    """Answers with the bytes of `source` and closes it.
+
+    When the source breaks off in the middle the connection is cut, so that the client sees a
+    short body and never a wrong one.
+    """
+    response = web.StreamResponse(status=status, headers=headers)
+    response.content_length = source.length_bytes
+    try:
+        await response.prepare(request)
+        file = source.fileno()
+        if file is not None and _is_plain_socket(request):
+            await _send_file(request, file, source.offset_bytes, source.length_bytes)
+        else:
+            async for block in blocks(source):
+                await response.write(block)
+        await response.write_eof()
+    except BaseException:
+        if request.transport is not None:
+            request.transport.abort()
+        raise
+    finally:
+        source.close()
+    return response
+
+
+def _is_plain_socket(request: web.Request) -> bool:
+    transport = request.transport
+    return transport is not None and transport.get_extra_info("sslcontext") is None
+
+
+async def _send_file(request: web.Request, file: int, offset: int, count: int) -> None:
+    transport = request.transport
+    assert transport is not None
+    while transport.get_write_buffer_size():  # The headers must be out before the file goes.
+        await asyncio.sleep(0)
+        if transport.is_closing():
+            raise ConnectionResetError("The client went away.")
+    loop = asyncio.get_running_loop()
+    # A descriptor of our own: the loop refuses to watch one that belongs to a transport, and
+    # this one stays ours even when the transport closes the other.
+    socket = os.dup(transport.get_extra_info("socket").fileno())
+    try:
+        stop = offset + count
+        while offset < stop:
+            step = partial(_send_some, socket, file, offset, stop)
+            offset = await loop.run_in_executor(_THREADS, step)
+            if offset < stop:
+                await _until_writable(loop, socket)
+                if transport.is_closing():
+                    raise ConnectionResetError("The client went away.")
+    finally:
+        os.close(socket)
+
+
+def _send_some(socket: int, file: int, offset: int, stop: int) -> int:
+    """Sends as much as the client takes without a long wait; returns how far it came."""
+    while offset < stop:
+        try:
+            sent = os.sendfile(socket, file, offset, min(stop - offset, _STEP_BYTES))
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(socket, select.POLLOUT)
+            if not poll.poll(_PATIENCE_MILLISECONDS):
+                return offset
+            continue
+        if sent == 0:
+            raise ConnectionResetError("The file ended before its recorded size.")
+        offset += sent
+    return offset
+
+
+async def _until_writable(loop: asyncio.AbstractEventLoop, socket: int) -> None:
+    writable = loop.create_future()
+    loop.add_writer(socket, lambda: writable.done() or writable.set_result(None))
+    try:
+        async with asyncio.timeout(_STALL_SECONDS):
+            await writable
+    finally:
+        loop.remove_writer(socket)

@@ -1,0 +1,223 @@
+"""The `calotype` command."""
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from calotype.ops import wiring
+from calotype.ops.settings import Settings, SettingsError, load_settings
+from calotype.stores.log.recorder import LogUnavailable
+
+app = typer.Typer(
+    name="calotype",
+    help="An image service for clouds: the Image API v2 on an event log.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file (TOML).", envvar="CALOTYPE_CONFIG")
+]
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="Directory of the embedded log and file store.")
+]
+LogUrlOption = Annotated[
+    str | None,
+    typer.Option("--log-url", help="Event log: sqlite:///path or postgresql://user@host/database."),
+]
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    listen: Annotated[str | None, typer.Option("--listen", help="HOST:PORT.")] = None,
+    data: DataOption = None,
+    log_url: LogUrlOption = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes that share the port.")
+    ] = None,
+) -> None:
+    """Serve the Image API until SIGTERM."""
+    from calotype.ops.serving import serve as run
+
+    settings = load_settings(
+        config, http__listen=listen, data=data, log__url=log_url, workers=workers
+    )
+    _log_to_stderr()
+    raise typer.Exit(run(settings))
+
+
+@app.command(hidden=True)
+def worker() -> None:
+    """One of the processes of `serve --workers`; takes its settings from its parent."""
+    from calotype.ops.serving import serve as run
+
+    settings = Settings.model_validate_json(os.environ["CALOTYPE_SETTINGS"])
+    _log_to_stderr()
+    raise typer.Exit(run(settings))
+
+
+@app.command()
+def migrate(
+    config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
+) -> None:
+    """Bring the database up to date; does nothing when it is."""
+    settings = load_settings(config, data=data, log__url=log_url)
+    os.makedirs(settings.data, exist_ok=True)
+    recorder = wiring.recorder_of(settings)
+    try:
+        applied = wiring.migrate(recorder)
+    finally:
+        recorder.close_now()
+    for name in applied:
+        typer.echo(f"applied {name}")
+    typer.echo("The database is up to date.")
+
+
+@app.command()
+def status(
+    config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
+) -> None:
+    """Show the log's position, and the images by status."""
+    from calotype.projections.queries import Queries
+
+    settings = load_settings(config, data=data, log__url=log_url)
+    recorder = wiring.recorder_of(settings)
+
+    async def look() -> tuple[list[tuple[str, int, int]], int, set[str]]:
+        counts = await Queries(recorder).counts()
+        processes = await recorder.live_leases("process:")
+        unsettled = await Queries(recorder).unsettled_blobs(100_000)
+        await recorder.close()
+        return counts, len(unsettled), processes
+
+    try:
+        pending = recorder.pending_migrations()
+        if pending:
+            typer.echo(
+                f"The database is not up to date ({', '.join(pending)}): run calotype migrate"
+            )
+            raise typer.Exit(1)
+        position = recorder.max_notification_id() or 0
+        counts, unsettled, processes = asyncio.run(look())
+    finally:
+        recorder.close_now()
+    typer.echo(f"log position          {position}")
+    typer.echo(f"processes serving     {len(processes)}")
+    typer.echo(f"unsettled blobs       {unsettled}")
+    table = Table("status", "images", "bytes")
+    for name, images, size in sorted(counts):
+        table.add_row(name, str(images), str(size))
+    Console().print(table)
+
+
+@app.command()
+def reconcile(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    log_url: LogUrlOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; change nothing.")] = False,
+    grace_seconds: Annotated[
+        float, typer.Option(help="Unknown things younger than this are left alone.")
+    ] = 3600.0,
+) -> None:
+    """Compare the stores with the log: remove what no image knows of, report what is missing.
+
+    Exits with 1 when an image's bytes are missing.
+    """
+    from calotype.ops.reconcile import reconcile as run
+    from calotype.projections.queries import Queries
+
+    settings = load_settings(config, data=data, log__url=log_url)
+    _log_to_stderr()
+
+    async def go() -> int:
+        recorder = wiring.recorder_of(settings)
+        parts = wiring.parts_of(settings, recorder)
+        try:
+            findings = await run(
+                parts, Queries(recorder), grace_seconds=grace_seconds, dry_run=dry_run
+            )
+        finally:
+            await recorder.close()
+        for name in ("orphans", "unfinished", "missing"):
+            for url in getattr(findings, name):
+                typer.echo(f"{name.rstrip('s'):<12}{url}")
+        typer.echo(
+            f"removed {findings.removed}, left {findings.recent} recent ones alone, gave up "
+            f"{findings.swept.uploads_given_up} uploads, removed garbage of "
+            f"{findings.swept.blobs_removed} blobs, missing {len(findings.missing)}"
+        )
+        return 1 if findings.missing else 0
+
+    raise typer.Exit(asyncio.run(go()))
+
+
+@config_app.command("check")
+def config_check(config: ConfigOption = None) -> None:
+    """Check the settings file and environment; print what is in force, without secrets."""
+    settings = load_settings(config)
+    shown = settings.model_dump()
+    for table in (shown, *[value for value in shown.values() if isinstance(value, dict)]):
+        for key in table:
+            if key == "secret_key" and table[key]:
+                table[key] = "(set)"
+    shown["log"]["url"] = _without_password(settings.log_url())
+    for key, value in shown.items():
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                typer.echo(f"{key}.{name} = {inner!r}")
+        else:
+            typer.echo(f"{key} = {value!r}")
+    typer.echo("The configuration is valid.")
+
+
+def _without_password(url: str) -> str:
+    from yarl import URL
+
+    return str(URL(url).with_password(None)) if "@" in url else url
+
+
+def _log_to_stderr() -> None:
+    """Structured log lines on standard error: for people on a terminal, JSON elsewhere."""
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+
+
+def main() -> None:
+    """Entry point: turns errors that a person can mend into one message and exit code 2."""
+    try:
+        app()
+    except SettingsError as error:
+        print(f"calotype: the configuration cannot be used:\n{error}", file=sys.stderr)
+        sys.exit(2)
+    except LogUnavailable as error:
+        print(f"calotype: the event log is unavailable: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,212 @@
+"""One serving process: start, ready, drain, stop; and the parent that keeps several of them."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import structlog
+import uvloop
+from aiohttp import web
+
+from calotype.http.routes import application
+from calotype.ops import sweeper, wiring
+from calotype.ops.settings import Settings, SettingsError
+from calotype.stores.images.driver import StoreError
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+READ_BUFFER_BYTES = 1 << 18
+"""How much of a request's body aiohttp holds before it stops reading from the client."""
+RESTART_SECONDS = 1.0
+
+log = structlog.get_logger("calotype.serving")
+
+
+def prepare(settings: Settings) -> None:
+    """Makes the data directory, and on the embedded log the tables; checks all others.
+
+    Raises SettingsError naming what is missing and the command that mends it.
+    """
+    os.makedirs(settings.data, exist_ok=True)
+    recorder = wiring.recorder_of(settings)
+    try:
+        if settings.log_url().startswith("sqlite"):
+            wiring.migrate(recorder)
+        elif recorder.pending_migrations():
+            raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+    finally:
+        recorder.close_now()
+
+
+def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; the process's exit code."""
+    prepare(settings)
+    if settings.workers > 1:
+        return _serve_many(settings)
+    return uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    recorder = wiring.recorder_of(settings)
+    parts = wiring.parts_of(settings, recorder)
+    api = wiring.api_of(settings, parts)
+    try:
+        for driver in parts.stores.values():
+            await asyncio.to_thread(driver.check)
+    except StoreError as error:
+        raise SettingsError(f"store: {error}") from None
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    await recorder.hold_lease(
+        sweeper.lease_name(parts.process_id), parts.process_id, sweeper.LEASE_SECONDS
+    )
+    chores = [
+        asyncio.create_task(sweeper.keep_lease(parts)),
+        asyncio.create_task(sweeper.sweep_for_ever(parts, api.queries)),
+    ]
+    if _is_child():
+        chores.append(asyncio.create_task(_watch_parent(stopping)))
+    runner = web.AppRunner(
+        application(api),
+        access_log=log if settings.http.access_log else None,  # type: ignore[arg-type]
+        read_bufsize=READ_BUFFER_BYTES,
+        shutdown_timeout=settings.http.grace_seconds,
+        handle_signals=False,
+        keepalive_timeout=75,
+    )
+    await runner.setup()
+    site = web.SockSite(runner, _listening_socket(settings), backlog=1024)
+    await site.start()
+    gc.freeze()  # What is there now stays: the collector need not look at it again and again.
+    _announce(settings, runner)
+    await stopping.wait()
+    api.draining = True
+    log.info("draining")
+    await asyncio.sleep(settings.http.drain_seconds)
+    await runner.cleanup()
+    for chore in chores:
+        chore.cancel()
+    await asyncio.gather(*chores, return_exceptions=True)
+    await _give_back(recorder, parts.process_id)
+    for driver in parts.stores.values():
+        await asyncio.to_thread(driver.close)
+    log.info("stopped")
+    return 0
+
+
+async def _give_back(recorder: GroupCommitRecorder, process_id: str) -> None:
+    with suppress(Exception):  # A lease that is not given back runs out by itself.
+        await recorder.release_lease(sweeper.lease_name(process_id), process_id)
+        await recorder.release_lease("sweeper", process_id)
+    await recorder.close()
+
+
+def _listening_socket(settings: Settings) -> socket.socket:
+    host, _, port = settings.http.listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if _is_child():
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, int(port)))
+    except OSError as error:
+        raise SettingsError(
+            f"http.listen: cannot listen on {settings.http.listen}: {error}"
+        ) from None
+    return listener
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> SettingsError:
+    return SettingsError(f"http.listen: cannot listen on {settings.http.listen}: {error.strerror}")
+
+
+def _announce(settings: Settings, runner: web.AppRunner) -> None:
+    address = runner.addresses[0]
+    log.info("ready", listen=f"{address[0]}:{address[1]}", pid=os.getpid())
+    if _is_child() or not sys.stdout.isatty() and "CALOTYPE_QUIET" in os.environ:
+        return
+    url = f"http://{address[0]}:{address[1]}"
+    print(
+        f"\nCalotype serves the Image API v2 on {url}\n"
+        f"Upload a first image (from another terminal):\n\n"
+        f"  pip install python-openstackclient\n"
+        f"  openstack --os-auth-type none --os-endpoint {url} image create \\\n"
+        f"      --disk-format qcow2 --container-format bare --file disk.qcow2 my-first-image\n"
+        f"  openstack --os-auth-type none --os-endpoint {url} image list\n",
+        flush=True,
+    )
+
+
+# ---- several processes on one port ----
+
+
+def _is_child() -> bool:
+    return os.environ.get("CALOTYPE_WORKER") == "1"
+
+
+async def _watch_parent(stopping: asyncio.Event) -> None:
+    """Stops this worker when its parent is gone: the pipe on standard input then ends."""
+    await asyncio.to_thread(sys.stdin.buffer.read)
+    stopping.set()
+
+
+def _serve_many(settings: Settings) -> int:
+    """Starts the workers, starts again those that die, and stops all on SIGTERM or SIGINT."""
+    reserved = _reserve_port(settings)
+    host = settings.http.listen.rpartition(":")[0]
+    listen = f"{host}:{reserved.getsockname()[1]}"
+    environment = {
+        **os.environ,
+        "CALOTYPE_WORKER": "1",
+        "CALOTYPE_SETTINGS": settings.model_copy(
+            update={"workers": 1, "http": settings.http.model_copy(update={"listen": listen})}
+        ).model_dump_json(),
+    }
+    command = [sys.executable, "-m", "calotype.ops", "worker"]
+    workers: list[subprocess.Popen[bytes]] = []
+    stop = False
+
+    def on_signal(number: int, frame: object) -> None:
+        nonlocal stop
+        stop = True
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    while not stop:
+        workers = [worker for worker in workers if worker.poll() is None]
+        while len(workers) < settings.workers:
+            workers.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
+        time.sleep(RESTART_SECONDS / 5)
+    for worker in workers:
+        worker.terminate()
+    deadline = time.monotonic() + settings.http.drain_seconds + settings.http.grace_seconds + 5
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+    reserved.close()
+    return 0
+
+
+def _reserve_port(settings: Settings) -> socket.socket:
+    """Holds the port without listening, so that port 0 means the same port for all workers."""
+    host, _, port = settings.http.listen.rpartition(":")
+    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        holder.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        raise SettingsError(
+            f"http.listen: cannot listen on {settings.http.listen}: {error}"
+        ) from None
+    return holder

@@ -1,0 +1,192 @@
+"""Settings: one TOML file plus environment variables, validated at start.
+
+A variable's name is `CALOTYPE_` and the key in capitals, with `__` between table and key:
+`[log] url` is `CALOTYPE_LOG__URL`. The environment wins over the file, options over both.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message names each key and the fix."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Log(_Table):
+    """`[log]`: the event log."""
+
+    url: str = ""
+    """sqlite:///path or postgresql://...; empty = SQLite in the data directory."""
+    queue_limit: int = Field(4096, ge=1)
+    """Changes waiting to be written; more are refused with 503."""
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, url: str) -> str:
+        if url and not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
+            raise ValueError("use sqlite:///path or postgresql://user:password@host/database")
+        return url
+
+
+class Store(_Table):
+    """`[store]`: where image data goes."""
+
+    name: str = "default"
+    kind: Literal["file", "s3"] = "file"
+    directory: str = ""
+    """file: the directory; empty = `images` in the data directory."""
+    endpoint: str = ""
+    bucket: str = ""
+    access_key: str = ""
+    secret_key: str = Field("", repr=False)
+    region: str = "us-east-1"
+    prefix: str = ""
+    part_size_bytes: int = Field(8 << 20, ge=5 << 20)
+    create_bucket: bool = False
+    timeout_seconds: float = Field(30.0, gt=0)
+    connections: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Store":
+        if self.kind == "s3":
+            for key in ("endpoint", "bucket", "access_key", "secret_key"):
+                if not getattr(self, key):
+                    raise ValueError(f"kind = 's3' needs '{key}'; set it in [store]")
+        return self
+
+
+class Identity(_Table):
+    """`[identity]`: who asks."""
+
+    kind: Literal["none", "headers"] = "none"
+    """none: everybody is the user below, an administrator. headers: X-User-Id, X-Project-Id and
+    X-Roles are believed; only for a listener that nobody but a trusted proxy reaches."""
+    user: str = "admin"
+    project: str = "default"
+
+
+class Limits(_Table):
+    """`[limits]`: static limits; -1 is no limit."""
+
+    image_size_bytes: int = Field(1 << 40, ge=-1)
+    properties: int = Field(128, ge=-1)
+    tags: int = Field(128, ge=-1)
+    members: int = Field(128, ge=-1)
+    locations: int = Field(10, ge=-1)
+
+
+class Http(_Table):
+    """`[http]`: the listener and what it shows."""
+
+    listen: str = "127.0.0.1:9292"
+    public_endpoint: str = ""
+    """Base URL for the versions document, where a proxy stands in front."""
+    default_limit: int = Field(25, ge=0)
+    max_limit: int = Field(1000, ge=1)
+    show_image_direct_url: bool = False
+    show_multiple_locations: bool = False
+    disable_file: str = ""
+    drain_seconds: float = Field(0.0, ge=0)
+    """After SIGTERM: how long /healthcheck says 503 while new requests are still taken."""
+    grace_seconds: float = Field(30.0, ge=0)
+    """After that: how long running requests may take to finish."""
+    access_log: bool = False
+
+    @field_validator("listen")
+    @classmethod
+    def _address(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError("use HOST:PORT, such as 127.0.0.1:9292")
+        return listen
+
+
+class Settings(BaseSettings):
+    """All settings of one Calotype installation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CALOTYPE_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    data: str = "./calotype-data"
+    """Directory for the embedded log and file store."""
+    workers: int = Field(1, ge=1, le=256)
+    hashing_algorithm: Literal["sha512", "sha256", "sha384", "sha224", "sha1"] = "sha512"
+    log: Log = Log()
+    store: Store = Store()
+    identity: Identity = Identity()
+    limits: Limits = Limits()
+    http: Http = Http()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def log_url(self) -> str:
+        """The log's URL, with the embedded default filled in."""
+        return self.log.url or f"sqlite:///{Path(self.data).absolute() / 'log.sqlite'}"
+
+    def store_options(self) -> dict[str, Any]:
+        """The options of the store's driver, with the embedded default filled in."""
+        if self.store.kind == "file":
+            directory = self.store.directory or str(Path(self.data).absolute() / "images")
+            return {"directory": directory}
+        return self.store.model_dump(exclude={"name", "kind", "directory"})
+
+
+def load_settings(file: Path | None = None, **options: Any) -> Settings:
+    """Settings from the file, the environment and `options` (None = not given).
+
+    Raises SettingsError naming each key that is wrong.
+    """
+    given: dict[str, Any] = {}
+    for path, value in options.items():
+        if value is not None:
+            table, _, key = path.rpartition("__")
+            (given.setdefault(table, {}) if table else given)[key] = value
+    if file is not None:
+        _check_readable(file)
+
+    class Here(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    try:
+        return Here(**given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(detail) for detail in error.errors())) from None
+
+
+def _check_readable(file: Path) -> None:
+    try:
+        tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: is not valid TOML: {error}") from None
+
+
+def _line(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "settings"
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: there is no such setting; remove it or check its spelling"
+    return f"{key}: {detail['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,57 @@
+"""The composition root: the only place that knows every part."""
+
+from calotype.commands.parts import Limits, Parts
+from calotype.http.conversation import Api
+from calotype.http.identity import Identify, by_trusted_headers, everybody_is
+from calotype.ops.settings import Settings
+from calotype.projections.images import rows_of
+from calotype.projections.queries import Queries
+from calotype.projections.tables import TABLES
+from calotype.stores.images.opening import open_driver
+from calotype.stores.log.log import EventLog
+from calotype.stores.log.opening import open_log
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+
+def recorder_of(settings: Settings) -> GroupCommitRecorder:
+    """The event log's recorder, opened but not connected."""
+    return open_log(settings.log_url(), queue_limit=settings.log.queue_limit)
+
+
+def migrate(recorder: GroupCommitRecorder) -> list[str]:
+    """Brings the log and the query tables up to date; returns the migrations that it applied."""
+    applied = recorder.migrate()
+    recorder.create_tables(TABLES)
+    return applied
+
+
+def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
+    """What commands work with."""
+    return Parts(
+        log=EventLog(recorder, rows_of),
+        stores={settings.store.name: open_driver(settings.store.kind, settings.store_options())},
+        default_store=settings.store.name,
+        limits=Limits(**settings.limits.model_dump()),
+        hash_algorithm=settings.hashing_algorithm,
+        locations_shown=settings.http.show_multiple_locations,
+    )
+
+
+def api_of(settings: Settings, parts: Parts) -> Api:
+    """What HTTP handlers work with."""
+    return Api(
+        parts=parts,
+        queries=Queries(parts.log.recorder),
+        identify=_identify(settings),
+        default_limit=settings.http.default_limit,
+        max_limit=settings.http.max_limit,
+        direct_url_shown=settings.http.show_image_direct_url,
+        public_endpoint=settings.http.public_endpoint.rstrip("/"),
+        disable_file=settings.http.disable_file,
+    )
+
+
+def _identify(settings: Settings) -> Identify:
+    if settings.identity.kind == "headers":
+        return by_trusted_headers
+    return everybody_is(settings.identity.user, settings.identity.project)
