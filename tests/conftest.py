@@ -28,9 +28,11 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
-    yield psycopg.conninfo.make_conninfo(postgres_server, dbname=name) if "://" not in (
-        postgres_server
-    ) else postgres_server.rsplit("/", 1)[0] + f"/{name}"
+    yield (
+        psycopg.conninfo.make_conninfo(postgres_server, dbname=name)
+        if "://" not in (postgres_server)
+        else postgres_server.rsplit("/", 1)[0] + f"/{name}"
+    )
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 

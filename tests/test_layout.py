@@ -46,7 +46,8 @@ def test_every_directory_is_a_listed_package() -> None:
         for path in (ROOT / room).rglob(pattern)
         if "__pycache__" not in path.parts
     }
-    assert on_disk == set(_packages())
+    rooms_within = {name.rpartition(".")[0] for name in on_disk} - {"calotype"}
+    assert on_disk | rooms_within == set(_packages())
 
 
 def test_every_room_has_a_link_for_type_checkers() -> None:
