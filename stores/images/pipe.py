@@ -1,0 +1,356 @@
+"""Image data from whoever sends it into a store, in bounded memory.
+
+A big body goes through stages that run side by side: one for each hash, one for the store. Each
+is a strand on shared threads. A body that fits in one block takes a single job in one thread.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import Any, TypeVar
+
+from calotype.stores.images.driver import Block, Driver, Sink, StoreError
+from calotype.stores.images.strands import Strand
+
+BLOCK_BYTES = 1 << 20
+BLOCKS_IN_FLIGHT = 8
+
+# Hashing never waits for anything, so it has threads of its own: a store that hangs can take all
+# of the writers and still no hash of another upload is late. More threads than this would only
+# wait for a processor.
+_HASHERS = ThreadPoolExecutor((os.cpu_count() or 1) + 2, thread_name_prefix="image-hash")
+_WRITERS = ThreadPoolExecutor(32, thread_name_prefix="image-write")
+
+_NOTHING_EXPECTED: Mapping[str, str] = {}
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Bytes that a store holds durably; `digests` are hexadecimal by the algorithm's name."""
+
+    url: str
+    size_bytes: int
+    digests: dict[str, str]
+
+
+class SizeMismatch(StoreError):
+    """More or fewer bytes came than were announced."""
+
+
+class TooLarge(StoreError):
+    """More bytes came, or were announced, than are allowed."""
+
+
+class DigestMismatch(StoreError):
+    """The bytes that came do not have the digest that was announced."""
+
+
+async def write(
+    driver: Driver,
+    key: str,
+    chunks: AsyncIterator[bytes],
+    *,
+    size_bytes: int | None,
+    limit_bytes: int | None,
+    algorithms: Sequence[str] = ("md5", "sha512"),
+    expected: Mapping[str, str] = _NOTHING_EXPECTED,
+) -> Written:
+    """Stores what `chunks` gives under `key`; durable when this returns.
+
+    `size_bytes` is what was announced and `limit_bytes` the most that is allowed (None: not
+    known, no limit). `expected` holds hexadecimal digests by algorithm; they are checked before
+    the data appears in the store. Raises SizeMismatch and TooLarge as soon as too much has come,
+    DigestMismatch, and what the driver raises. After any failure, the cancellation of the caller
+    and an exception of `chunks` included, the write has been undone when the exception leaves.
+    """
+    order = _Order(driver, key, size_bytes, limit_bytes, (*algorithms, *expected), expected)
+    intake = _Intake(chunks, size_bytes, limit_bytes)
+    first = await intake.take(BLOCK_BYTES + 1)
+    if intake.ended:
+        return await _write_small(order, first)
+    return await _write_large(order, intake, first)
+
+
+class _Order:
+    """What was asked for."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        key: str,
+        size_bytes: int | None,
+        limit_bytes: int | None,
+        algorithms: Iterable[str],
+        expected: Mapping[str, str],
+    ) -> None:
+        if size_bytes is not None and limit_bytes is not None and size_bytes > limit_bytes:
+            raise TooLarge(f"{size_bytes} bytes were announced; at most {limit_bytes} are allowed.")
+        self.driver = driver
+        self.key = key
+        self.size_bytes = size_bytes
+        self._expected = expected
+        self.hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+
+    def digests(self) -> dict[str, str]:
+        """All digests. Raises DigestMismatch when one is not as expected."""
+        digests = {name: digest.hexdigest() for name, digest in self.hashes.items()}
+        for name, value in self._expected.items():
+            if digests[name] != value.lower():
+                raise DigestMismatch(f"The data's {name} is {digests[name]}, not {value}.")
+        return digests
+
+
+class _Intake:
+    """Counts what comes in and puts small chunks together."""
+
+    def __init__(
+        self, chunks: AsyncIterator[bytes], size_bytes: int | None, limit_bytes: int | None
+    ) -> None:
+        self._chunks = chunks
+        self._size_bytes = size_bytes
+        self._limit_bytes = limit_bytes
+        ceilings = [ceiling for ceiling in (size_bytes, limit_bytes) if ceiling is not None]
+        self._ceiling_bytes: float = min(ceilings, default=float("inf"))
+        self.received_bytes = 0
+        self.ended = False
+
+    async def take(self, least_bytes: int) -> list[bytes]:
+        """The next chunks, at least so many bytes of them; fewer only when `ended` is set."""
+        taken: list[bytes] = []
+        enough_bytes = self.received_bytes + least_bytes
+        async for chunk in self._chunks:
+            self.received_bytes += len(chunk)
+            if self.received_bytes > self._ceiling_bytes:
+                raise self._too_much()
+            taken.append(chunk)
+            if self.received_bytes >= enough_bytes:
+                return taken
+        self.ended = True
+        if self._size_bytes is not None and self.received_bytes < self._size_bytes:
+            raise SizeMismatch(
+                f"{self._size_bytes} bytes were announced and only {self.received_bytes} came."
+            )
+        return taken
+
+    def _too_much(self) -> StoreError:
+        if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:
+            return TooLarge(f"At most {self._limit_bytes} bytes are allowed and more came.")
+        return SizeMismatch(f"{self._size_bytes} bytes were announced and more came.")
+
+
+async def _write_small(order: _Order, chunks: list[bytes]) -> Written:
+    loop = asyncio.get_running_loop()
+    storing = loop.run_in_executor(_WRITERS, _store_block, order, chunks)
+    try:
+        return await _to_the_end(storing)
+    except asyncio.CancelledError:
+        if storing.exception() is None:
+            removing = loop.run_in_executor(_WRITERS, _remove, order.driver, storing.result().url)
+            await _to_the_end(removing)
+        raise
+
+
+def _store_block(order: _Order, chunks: list[bytes]) -> Written:
+    block = _joined(chunks)
+    for digest in order.hashes.values():
+        digest.update(block)
+    digests = order.digests()
+    sink = order.driver.create(order.key, len(block))
+    try:
+        if block:
+            sink.write(block)
+        sink.commit()
+    except BaseException:
+        sink.abort()
+        raise
+    return Written(sink.url, len(block), digests)
+
+
+async def _write_large(order: _Order, intake: _Intake, first: list[bytes]) -> Written:
+    stages = _Stages(order)
+    try:
+        await stages.put(_joined(first))
+        while not intake.ended:
+            block = _joined(await intake.take(BLOCK_BYTES))
+            for piece in _pieces(block):
+                await stages.put(piece)
+        await stages.drain()
+        digests = order.digests()
+        return Written(await stages.commit(), intake.received_bytes, digests)
+    except BaseException:
+        await stages.undo()
+        raise
+
+
+def _joined(chunks: list[bytes]) -> bytes:
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _pieces(block: bytes) -> Iterator[Block]:
+    """`block` itself, or views of it where a source gives far more than a block at once."""
+    if len(block) < 4 * BLOCK_BYTES:
+        if block:
+            yield block
+        return
+    view = memoryview(block)
+    for start in range(0, len(block), BLOCK_BYTES):
+        yield view[start : start + BLOCK_BYTES]
+
+
+class _Stages:
+    """The hashes and the store, each working through the same blocks at its own pace.
+
+    After the first failure the blocks that are still queued are skipped, so that every queue
+    runs dry and nobody waits for ever.
+    """
+
+    def __init__(self, order: _Order) -> None:
+        self._order = order
+        self._loop = asyncio.get_running_loop()
+        self._writer = Strand(_WRITERS)
+        self._hashers = [(Strand(_HASHERS), each.update) for each in order.hashes.values()]
+        self._sink: Sink | None = None
+        self._committed = False
+        self._failure: BaseException | None = None
+        self._lock = Lock()
+        self._in_flight = 0
+        self._waiting: tuple[int, asyncio.Future[None]] | None = None
+
+    async def put(self, block: Block) -> None:
+        """Queues `block`, after a while when eight are in flight. Raises a stage's failure."""
+        if self._in_flight >= BLOCKS_IN_FLIGHT:
+            await self._fewer_than(BLOCKS_IN_FLIGHT)
+        self._raise_failure()
+        with self._lock:
+            self._in_flight += 1
+        stages_left = [len(self._hashers) + 1]
+        self._writer.submit(partial(self._step, self._store, block, stages_left))
+        for strand, update in self._hashers:
+            strand.submit(partial(self._step, update, block, stages_left))
+
+    async def drain(self) -> None:
+        """Waits until every stage has done every block. Raises a stage's failure."""
+        await _to_the_end(self._fewer_than(1))
+        self._raise_failure()
+
+    async def commit(self) -> str:
+        """Finishes the write and returns its URL; runs to its end even when cancelled."""
+        return await _to_the_end(self._in_writer(self._commit))
+
+    async def undo(self) -> None:
+        """Takes back whatever was done; every stage is idle when this returns."""
+        self._fail(asyncio.CancelledError())
+        try:
+            await _to_the_end(self._fewer_than(1))
+        finally:
+            await _to_the_end(self._in_writer(self._abort))
+
+    def _store(self, block: Block) -> None:
+        if self._sink is None:
+            self._sink = self._order.driver.create(self._order.key, self._order.size_bytes)
+        self._sink.write(block)
+
+    def _commit(self) -> str:
+        assert self._sink is not None
+        self._sink.commit()
+        self._committed = True
+        return self._sink.url
+
+    def _abort(self) -> None:
+        if self._sink is None:
+            return
+        if self._committed:
+            _remove(self._order.driver, self._sink.url)
+        else:
+            self._sink.abort()
+
+    def _step(self, work: Callable[[Any], object], block: Block, stages_left: list[int]) -> None:
+        """One stage's work on one block, in a pool thread."""
+        if self._failure is None:
+            try:
+                work(block)
+            except BaseException as error:
+                self._fail(error)
+        with self._lock:
+            stages_left[0] -= 1
+            if stages_left[0]:
+                return
+            self._in_flight -= 1
+            waiting = self._waiting
+            if waiting is None or self._in_flight >= waiting[0]:
+                return
+            self._waiting = None
+        with suppress(RuntimeError):  # The loop was closed, so nobody waits any more.
+            self._loop.call_soon_threadsafe(_wake, waiting[1])
+
+    def _fewer_than(self, count: int) -> asyncio.Future[None]:
+        """Is done as soon as fewer than `count` blocks are in flight."""
+        future = self._loop.create_future()
+        with self._lock:
+            if self._in_flight < count:
+                future.set_result(None)
+            else:
+                self._waiting = (count, future)
+        return future
+
+    def _in_writer(self, job: Callable[[], _Result]) -> asyncio.Future[_Result]:
+        future: asyncio.Future[_Result] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                outcome = partial(_wake, future, job())
+            except BaseException as error:
+                outcome = partial(_wake, future, None, error)
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(outcome)
+
+        self._writer.submit(run)
+        return future
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._failure = self._failure or error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def _wake(
+    future: asyncio.Future[Any], result: Any = None, error: BaseException | None = None
+) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+async def _to_the_end(future: asyncio.Future[_Result]) -> _Result:
+    """The result of `future`, waited for even when the caller is cancelled meanwhile.
+
+    The cancellation is raised once the future is done, whatever its result.
+    """
+    cancellation: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        future.exception()  # Looked at, so that the loop does not report it as forgotten.
+        raise cancellation
+    return future.result()
+
+
+def _remove(driver: Driver, url: str) -> None:
+    with suppress(StoreError):
+        driver.delete(url)
