@@ -1,0 +1,274 @@
+"""The recorder of the event log: group commit, and the promises both databases keep.
+
+All appends of a process go through one queue to one writer thread. It takes whatever waits,
+writes it in one transaction together with the query rows, and answers everybody at once: under
+load many commands share one fsync, and alone nobody waits for others. Because batches are
+serialised across processes, positions are in commit order and have no gaps.
+"""
+
+import asyncio
+import concurrent.futures
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from eventsourcing.persistence import (
+    IntegrityError,
+    OperationalError,
+    ProcessRecorder,
+    StoredEvent,
+    Tracking,
+)
+
+from calotype.stores.log.tables import Replace, Table
+
+BATCH_LIMIT = 256
+"""How many appends one transaction takes at most."""
+
+log = structlog.get_logger("calotype.log")
+
+
+class LogFull(Exception):
+    """Too many appends wait already; nothing was written."""
+
+
+class LogUnavailable(OperationalError):
+    """The database cannot be reached; the message holds no credentials."""
+
+
+Outcome = list[int] | BaseException
+"""The positions of an append's events, or why nothing was written."""
+
+
+@dataclass(slots=True)
+class Append:
+    """Events of one command, with the query rows and tracking that go with them."""
+
+    events: Sequence[StoredEvent]
+    rows: Callable[[], Sequence[Replace]] | None
+    """Called once, in the writer's thread; what it raises fails only this append."""
+    tracking: Tracking | None
+    future: "asyncio.Future[list[int]] | concurrent.futures.Future[list[int]]"
+    changes: Sequence[Replace] = ()
+    """What `rows` gave; filled by the writer."""
+
+
+class GroupCommitRecorder(ProcessRecorder, ABC):
+    """Writes and selects stored events, in batches.
+
+    The synchronous methods are those of the eventsourcing library; they go through the same
+    queue. Positions are contiguous from 1, in commit order, across all processes.
+    """
+
+    def __init__(self, *, queue_limit: int = 4096, only_aggregates: bool = False) -> None:
+        self._queue_limit = queue_limit
+        self._only_aggregates = only_aggregates
+        self._waiting: deque[Append] = deque()
+        self._arrived = threading.Condition()
+        self._writer: threading.Thread | None = None
+        self._closing = False
+
+    # ---- appending ----
+
+    def submit(self, append: Append) -> None:
+        """Queues an append and returns at once; its future gets the positions.
+
+        The future fails with IntegrityError on a version conflict, with LogUnavailable when the
+        database is down, or with what went wrong. Raises LogFull when too many wait.
+        """
+        with self._arrived:
+            if len(self._waiting) >= self._queue_limit:
+                raise LogFull(f"{self._queue_limit} changes wait for the event log already")
+            if self._closing:
+                raise LogUnavailable("the event log is closed")
+            self._waiting.append(append)
+            if self._writer is None:
+                self._writer = threading.Thread(
+                    target=self._write_for_ever, name="log-writer", daemon=True
+                )
+                self._writer.start()
+            self._arrived.notify()
+
+    def insert_events(
+        self,
+        stored_events: Sequence[StoredEvent],
+        *,
+        tracking: Tracking | None = None,
+        **kwargs: Any,
+    ) -> Sequence[int] | None:
+        """Appends and waits. Raises IntegrityError on a version conflict."""
+        if not stored_events and tracking is None:
+            return None if self._only_aggregates else []
+        future: concurrent.futures.Future[list[int]] = concurrent.futures.Future()
+        self.submit(Append(stored_events, None, tracking, future))
+        positions = future.result()
+        return None if self._only_aggregates else positions
+
+    def insert_tracking(self, tracking: Tracking) -> None:
+        """Records how far a subscriber came. Raises IntegrityError unless it is further."""
+        self.insert_events([], tracking=tracking)
+
+    def _write_for_ever(self) -> None:
+        while True:
+            with self._arrived:
+                while not self._waiting and not self._closing:
+                    self._arrived.wait()
+                if not self._waiting:
+                    break
+                count = min(len(self._waiting), BATCH_LIMIT)
+                batch = [self._waiting.popleft() for _ in range(count)]
+            self._write(batch)
+        self._close_writer()
+
+    def _write(self, batch: list[Append]) -> None:
+        outcomes: list[tuple[Append, Outcome]] = []
+        ready: list[Append] = []
+        for append in batch:
+            try:
+                append.changes = append.rows() if append.rows is not None else ()
+                ready.append(append)
+            except Exception as error:
+                outcomes.append((append, error))
+        try:
+            if ready:
+                outcomes += self._write_batch(ready)
+        except Exception as error:
+            log.exception("batch failed")
+            outcomes += [(append, error) for append in ready]
+        _deliver(outcomes)
+
+    @abstractmethod
+    def _write_batch(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
+        """Writes the batch in one transaction; each append succeeds or fails on its own."""
+
+    @abstractmethod
+    def _close_writer(self) -> None:
+        """Closes the writer thread's connection."""
+
+    # ---- reading, on the event loop ----
+
+    @abstractmethod
+    async def select_events_async(
+        self, originator_id: UUID, *, gt: int | None = None
+    ) -> list[StoredEvent]:
+        """The events of one aggregate in order, after version `gt`."""
+
+    @abstractmethod
+    async def fetch(
+        self, sql: str, parameters: Mapping[str, Any] | None = None, *, heavy: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a query whose parameters are written `:name`, on either database.
+
+        `heavy` says that the query may take long; it never holds up the event loop.
+        """
+
+    @abstractmethod
+    def fetch_now(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """The same, synchronously, for tools."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Raises LogUnavailable when the database does not answer."""
+
+    # ---- leases ----
+
+    @abstractmethod
+    async def hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
+        """Takes or renews a lease; its epoch, or None while somebody else holds it.
+
+        The epoch grows with each change of holder. Time is the database's.
+        """
+
+    @abstractmethod
+    async def release_lease(self, name: str, holder: str) -> None:
+        """Gives a lease back; no change unless `holder` holds it."""
+
+    @abstractmethod
+    async def live_leases(self, prefix: str) -> set[str]:
+        """The holders of unexpired leases whose names start with `prefix`."""
+
+    # ---- tables ----
+
+    @abstractmethod
+    def migrate(self) -> list[str]:
+        """Applies the migrations that are not applied yet; says which. Safe in many processes."""
+
+    @abstractmethod
+    def pending_migrations(self) -> list[str]:
+        """The migrations that `migrate` would apply."""
+
+    @abstractmethod
+    def create_tables(self, tables: Sequence[Table]) -> None:
+        """Creates the query tables that do not exist. Safe in many processes."""
+
+    # ---- the end ----
+
+    def close_now(self) -> None:
+        """Writes what waits, then closes every connection; blocks until done."""
+        with self._arrived:
+            self._closing = True
+            self._arrived.notify_all()
+        if self._writer is not None:
+            self._writer.join()
+
+    async def close(self) -> None:
+        """The same without blocking the event loop."""
+        await asyncio.to_thread(self.close_now)
+
+
+def split_conflicts(batch: Sequence[Append]) -> tuple[list[Append], list[tuple[Append, Outcome]]]:
+    """Of two appends in one batch to the same version of an aggregate the second has lost."""
+    taken: set[tuple[UUID | str, int]] = set()
+    first: list[Append] = []
+    lost: list[tuple[Append, Outcome]] = []
+    for append in batch:
+        keys = [(event.originator_id, event.originator_version) for event in append.events]
+        if len(set(keys)) < len(keys) or not taken.isdisjoint(keys):
+            lost.append((append, conflict(append)))
+        else:
+            taken.update(keys)
+            first.append(append)
+    return first, lost
+
+
+def conflict(append: Append) -> IntegrityError:
+    """The error of an append whose version of the aggregate is taken."""
+    event = append.events[0]
+    return IntegrityError(
+        f"version {event.originator_version} of {event.originator_id} is taken already"
+    )
+
+
+def _deliver(outcomes: Sequence[tuple[Append, Outcome]]) -> None:
+    """Resolves all futures, with one wake-up for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Outcome]]] = {}
+    for append, outcome in outcomes:
+        future = append.future
+        if isinstance(future, asyncio.Future):
+            by_loop.setdefault(future.get_loop(), []).append((future, outcome))
+        elif isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    for loop, resolved in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, resolved)
+        except RuntimeError:
+            pass  # The loop is closed: nobody waits any more, and what was written stays written.
+
+
+def _resolve(resolved: Sequence[tuple[asyncio.Future[Any], Outcome]]) -> None:
+    for future, outcome in resolved:
+        if future.done():
+            continue
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -1,0 +1,408 @@
+"""The event log in one SQLite file, shared by all processes of a machine.
+
+WAL with synchronous=FULL: readers never wait, and what is acknowledged survives a power loss. Point
+queries run on the event loop's thread, because they take less time than handing them to another.
+"""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from eventsourcing.persistence import IntegrityError, Notification, StoredEvent, Subscription
+
+from calotype.stores.log.recorder import (
+    Append,
+    GroupCommitRecorder,
+    LogUnavailable,
+    Outcome,
+    conflict,
+)
+from calotype.stores.log.statements import migrations
+from calotype.stores.log.subscription import LogSubscription
+from calotype.stores.log.tables import SQLITE_TYPES, Replace, Table, table_ddl
+
+BUSY_SECONDS = 30.0
+"""How long a writer waits for the writers of other processes."""
+
+_INSERT_EVENT = (
+    "INSERT INTO stored_events"
+    " (originator_id, originator_version, topic, state, notification_id) VALUES (?, ?, ?, ?, ?)"
+)
+_TRACK = (
+    "INSERT INTO tracking (application_name, notification_id) VALUES (:name, :id) "
+    "ON CONFLICT (application_name) DO UPDATE SET notification_id = :id "
+    "WHERE notification_id < :id"
+)
+_HOLD = (
+    "INSERT INTO leases (name, holder, epoch, expires_at) VALUES (:name, :holder, 1, :until) "
+    "ON CONFLICT (name) DO UPDATE SET holder = :holder, expires_at = :until, "
+    "epoch = epoch + (holder <> :holder) WHERE holder = :holder OR expires_at < :now "
+    "RETURNING epoch"
+)
+
+
+class SQLiteRecorder(GroupCommitRecorder):
+    """Appends to and reads from one SQLite file; see GroupCommitRecorder for the promises."""
+
+    def __init__(
+        self, path: str, *, queue_limit: int = 4096, only_aggregates: bool = False
+    ) -> None:
+        super().__init__(queue_limit=queue_limit, only_aggregates=only_aggregates)
+        self._path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._connections_lock = threading.Lock()
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="log-reader")
+        self.commits = threading.Condition()
+
+    # ---- connections ----
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(
+                self._path,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=512,
+            )
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA cache_size=-16384")
+            connection.execute("PRAGMA mmap_size=67108864")
+        except (sqlite3.Error, OSError) as error:
+            raise LogUnavailable(f"cannot open {self._path}: {error}") from None
+        with self._connections_lock:
+            self._connections.append(connection)
+        return connection
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+        return connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    # ---- appending ----
+
+    def _write_batch(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
+        outcomes: list[tuple[Append, Outcome]] = []
+        try:
+            with self._transaction() as connection:
+                position = _last_position(connection)
+                for append in batch:
+                    outcome = self._write_one(connection, append, position)
+                    outcomes.append((append, outcome))
+                    if isinstance(outcome, list):
+                        position += len(outcome)
+        except (sqlite3.Error, LogUnavailable) as error:
+            # Nothing of the batch is there: the disk is full, say, or the file is gone.
+            failure = LogUnavailable(f"cannot write to {self._path}: {error}")
+            return [(append, failure) for append in batch]
+        with self.commits:
+            self.commits.notify_all()
+        return outcomes
+
+    def _write_one(self, connection: sqlite3.Connection, append: Append, position: int) -> Outcome:
+        """Writes one append inside the transaction, or leaves nothing of it there."""
+        connection.execute("SAVEPOINT one")
+        try:
+            rows = [
+                (
+                    str(event.originator_id),
+                    event.originator_version,
+                    event.topic,
+                    event.state,
+                    position + number,
+                )
+                for number, event in enumerate(append.events, 1)
+            ]
+            try:
+                connection.executemany(_INSERT_EVENT, rows)
+            except sqlite3.IntegrityError:
+                raise conflict(append) from None
+            if append.tracking is not None:
+                self._track(connection, append)
+            for change in append.changes:
+                _replace(connection, change)
+        except Exception as error:
+            if not connection.in_transaction:
+                raise  # A full disk ends the whole transaction, not only the savepoint.
+            connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+            return error
+        connection.execute("RELEASE one")
+        return [row[4] for row in rows]
+
+    def _track(self, connection: sqlite3.Connection, append: Append) -> None:
+        tracking = append.tracking
+        assert tracking is not None
+        done = connection.execute(
+            _TRACK, {"name": tracking.application_name, "id": tracking.notification_id}
+        )
+        if done.rowcount == 0:
+            raise IntegrityError(f"{tracking.application_name} has come further already")
+
+    def _close_writer(self) -> None:
+        pass  # `close_now` closes every connection.
+
+    # ---- reading ----
+
+    async def select_events_async(
+        self, originator_id: UUID, *, gt: int | None = None
+    ) -> list[StoredEvent]:
+        return self.select_events(originator_id, gt=gt)
+
+    def select_events(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
+    ) -> list[StoredEvent]:
+        """The events of one aggregate, between versions `gt` (exclusive) and `lte`."""
+        rows = self._execute(
+            "SELECT originator_version, topic, state FROM stored_events "
+            "WHERE originator_id = :id AND originator_version > :gt AND originator_version <= :lte "
+            f"ORDER BY originator_version {'DESC' if desc else 'ASC'} LIMIT :limit",
+            {
+                "id": str(originator_id),
+                "gt": -1 if gt is None else gt,
+                "lte": 2**62 if lte is None else lte,
+                "limit": -1 if limit is None else limit,
+            },
+        )
+        return [StoredEvent(originator_id, row[0], row[1], bytes(row[2])) for row in rows]
+
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+    ) -> list[Notification]:
+        """Events by position, from `start` to `stop`, at most `limit`."""
+        names = {f"t{number}": topic for number, topic in enumerate(topics)}
+        wanted = f"AND topic IN ({', '.join(':' + name for name in names)}) " if names else ""
+        rows = self._execute(
+            "SELECT notification_id, originator_id, originator_version, topic, state "
+            "FROM stored_events WHERE notification_id >= :start AND notification_id <= :stop "
+            f"{wanted}ORDER BY notification_id LIMIT :limit",
+            {
+                "start": (start or 0) + (0 if inclusive_of_start or start is None else 1),
+                "stop": 2**62 if stop is None else stop,
+                "limit": limit,
+                **names,
+            },
+        )
+        return [
+            Notification(
+                id=row[0],
+                originator_id=_originator(row[1]),
+                originator_version=row[2],
+                topic=row[3],
+                state=bytes(row[4]),
+            )
+            for row in rows
+        ]
+
+    def max_notification_id(self) -> int | None:
+        """The last position, or None for an empty log."""
+        return self._execute("SELECT max(notification_id) FROM stored_events", {})[0][0]
+
+    def max_tracking_id(self, application_name: str) -> int | None:
+        """How far a subscriber came, or None."""
+        rows = self._execute(
+            "SELECT notification_id FROM tracking WHERE application_name = :name",
+            {"name": application_name},
+        )
+        return rows[0][0] if rows else None
+
+    async def fetch(
+        self, sql: str, parameters: Mapping[str, Any] | None = None, *, heavy: bool = False
+    ) -> list[tuple[Any, ...]]:
+        if not heavy:
+            return self.fetch_now(sql, parameters)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self.fetch_now, sql, parameters)
+
+    def fetch_now(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        values = {
+            name: str(value) if isinstance(value, UUID) else value
+            for name, value in (parameters or {}).items()
+        }
+        return self._execute(sql, values)
+
+    def _execute(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"cannot read {self._path}: {error}") from None
+
+    async def ping(self) -> None:
+        self._execute("SELECT 1", {})
+
+    def subscribe(
+        self, gt: int | None = None, topics: Sequence[str] = ()
+    ) -> Subscription["SQLiteRecorder"]:
+        """Events after position `gt` as they come, those of other processes too."""
+        return LogSubscription(self, gt, topics, _CommitWatch(self))
+
+    # ---- leases ----
+
+    async def hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
+        return await asyncio.to_thread(self._hold_lease, name, holder, seconds)
+
+    def _hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
+        now = time.time()
+        values = {"name": name, "holder": holder, "now": now, "until": now + seconds}
+        with self._transaction() as connection:
+            row = connection.execute(_HOLD, values).fetchone()
+        return row[0] if row else None
+
+    async def release_lease(self, name: str, holder: str) -> None:
+        await asyncio.to_thread(self._release_lease, name, holder)
+
+    def _release_lease(self, name: str, holder: str) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE leases SET expires_at = 0 WHERE name = ? AND holder = ?", (name, holder)
+            )
+
+    async def live_leases(self, prefix: str) -> set[str]:
+        rows = self._execute(
+            "SELECT holder FROM leases WHERE substr(name, 1, length(:prefix)) = :prefix "
+            "AND expires_at >= :now",
+            {"prefix": prefix, "now": time.time()},
+        )
+        return {row[0] for row in rows}
+
+    # ---- tables ----
+
+    def migrate(self) -> list[str]:
+        applied = []
+        for name, sql in self._pending():
+            with self._transaction() as connection:
+                _create_migrations_table(connection)
+                if _applied(connection, name):
+                    continue
+                for statement in sql.split(";\n"):
+                    connection.execute(statement)
+                connection.execute("INSERT INTO migrations (name) VALUES (?)", (name,))
+            applied.append(name)
+        return applied
+
+    def pending_migrations(self) -> list[str]:
+        return [name for name, _ in self._pending()]
+
+    def _pending(self) -> list[tuple[str, str]]:
+        known = self._execute("SELECT name FROM sqlite_master WHERE name = 'migrations'", {})
+        done = {row[0] for row in self._execute("SELECT name FROM migrations", {})} if known else {}
+        return [(name, sql) for name, sql in migrations("sqlite") if name not in done]
+
+    def create_tables(self, tables: Sequence[Table]) -> None:
+        with self._transaction() as connection:
+            for table in tables:
+                for statement in table_ddl(table, SQLITE_TYPES):
+                    connection.execute(statement)
+
+    def close_now(self) -> None:
+        super().close_now()
+        self._readers.shutdown()
+        with self._connections_lock:
+            for connection in self._connections:
+                with suppress(sqlite3.Error):
+                    connection.close()
+            self._connections.clear()
+
+
+class _CommitWatch:
+    """Tells when something was committed: at once in this process, by polling in others."""
+
+    POLL_SECONDS = 0.02
+
+    def __init__(self, recorder: SQLiteRecorder) -> None:
+        self._recorder = recorder
+
+    def mark(self) -> Any:
+        """What has been committed up to now, as far as this thread's connection knows."""
+        return self._recorder.fetch_now("PRAGMA data_version")[0][0]
+
+    def wait(self, mark: Any, seconds: float) -> None:
+        """Returns when there is more than at `mark`, or after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while self.mark() == mark and time.monotonic() < deadline:
+            with self._recorder.commits:
+                self._recorder.commits.wait(self.POLL_SECONDS)
+
+    def wake(self) -> None:
+        """Ends a wait early."""
+        with self._recorder.commits:
+            self._recorder.commits.notify_all()
+
+    def close(self) -> None:
+        """Nothing of its own to give back."""
+
+
+def _last_position(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone()
+    return row[0] or 0
+
+
+def _replace(connection: sqlite3.Connection, change: Replace) -> None:
+    table = change.table
+    connection.execute(f"DELETE FROM {table.name} WHERE {table.owner} = ?", (str(change.owner),))
+    if change.rows:
+        places = ", ".join("?" * len(table.columns))
+        connection.executemany(
+            f"INSERT INTO {table.name} VALUES ({places})",
+            [
+                tuple(str(value) if isinstance(value, UUID) else value for value in row)
+                for row in change.rows
+            ],
+        )
+
+
+def _originator(text: str) -> UUID | str:
+    try:
+        return UUID(text)
+    except ValueError:
+        return text
+
+
+def _create_migrations_table(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
+
+
+def _applied(connection: sqlite3.Connection, name: str) -> bool:
+    row = connection.execute("SELECT 1 FROM migrations WHERE name = ?", (name,)).fetchone()
+    return row is not None
