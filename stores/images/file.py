@@ -30,8 +30,6 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _READ_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
-_WRITE_BACK_BYTES = 8 << 20
-"""How much is written before the kernel is told to bring it to disk, see `_FileSink.write`."""
 
 
 def store_error(error: OSError, doing: str) -> StoreError:
@@ -218,32 +216,15 @@ class _FileSink:
         self._descriptor: int | None = descriptor
         self._temporary: str | None = temporary
         self._final = final
-        self._written_bytes = 0
-        self._sent_to_disk_bytes = 0
 
     def write(self, block: Block) -> None:
         view = memoryview(block)
         assert self._descriptor is not None
         try:
             while view:
-                count = os.write(self._descriptor, view)
-                self._written_bytes += count
-                view = view[count:]
-            self._start_write_back()
+                view = view[os.write(self._descriptor, view) :]
         except OSError as error:
             raise store_error(error, f"Cannot write {self._final}") from error
-
-    def _start_write_back(self) -> None:
-        """Lets the disk work while hashes are still computed, so that the last fsync is short.
-
-        The advice makes Linux begin to write out what is dirty in the range; it does not wait.
-        """
-        fresh_bytes = self._written_bytes - self._sent_to_disk_bytes
-        if fresh_bytes >= _WRITE_BACK_BYTES and self._descriptor is not None:
-            os.posix_fadvise(
-                self._descriptor, self._sent_to_disk_bytes, fresh_bytes, os.POSIX_FADV_DONTNEED
-            )
-            self._sent_to_disk_bytes = self._written_bytes
 
     def commit(self) -> None:
         assert self._descriptor is not None
