@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-
 from eventsourcing.persistence import Mapper, Transcoder
 
 
