@@ -1,11 +1,15 @@
 """Following the log: every event once, in order, from any position, for ever."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, Subscription
 
+from calotype.stores.log.recorder import LogUnavailable
+
 PAGE = 500
+RECONNECT_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 1.0
 """Even if no wake-up comes, a subscription looks again after this time."""
 
@@ -58,15 +62,21 @@ class LogSubscription(Subscription[ApplicationRecorder]):
                 notification = self._page.pop(0)
                 self._last_notification_id = notification.id
                 return notification
-            mark = self._watch.mark()
-            self._page = list(
-                self._recorder.select_notifications(
-                    self._last_notification_id,
-                    PAGE,
-                    topics=self._topics,
-                    inclusive_of_start=False,
-                )
-            )
-            if not self._page and not self._has_been_stopped:
-                self._watch.wait(mark, LONGEST_WAIT_SECONDS)
+            try:
+                self._fill_page()
+            except LogUnavailable:
+                time.sleep(RECONNECT_SECONDS)  # What was read last is known: nothing gets lost.
         raise StopIteration
+
+    def _fill_page(self) -> None:
+        mark = self._watch.mark()
+        self._page = list(
+            self._recorder.select_notifications(
+                self._last_notification_id,
+                PAGE,
+                topics=self._topics,
+                inclusive_of_start=False,
+            )
+        )
+        if not self._page and not self._has_been_stopped:
+            self._watch.wait(mark, LONGEST_WAIT_SECONDS)
