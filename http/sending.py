@@ -20,7 +20,8 @@ _PATIENCE_MILLISECONDS = 20
 """How long a thread waits for a client before the event loop takes over the waiting."""
 _STALL_SECONDS = 300.0
 """A client that takes nothing for so long is given up."""
-_STEP_BYTES = 1 << 30
+_STEP_BYTES = 64 << 20
+"""How much one thread sends before it asks the event loop whether to go on."""
 
 
 async def open_source(driver: Driver, url: str, start: int, length: int) -> Source:
@@ -65,8 +66,10 @@ def _is_plain_socket(request: web.Request) -> bool:
 async def _send_file(request: web.Request, file: int, offset: int, count: int) -> None:
     transport = request.transport
     assert transport is not None
+    pause_seconds = 0.0
     while transport.get_write_buffer_size():  # The headers must be out before the file goes.
-        await asyncio.sleep(0)
+        await asyncio.sleep(pause_seconds)
+        pause_seconds = min(pause_seconds + 0.001, 0.1)
         if transport.is_closing():
             raise ConnectionResetError("The client went away.")
     loop = asyncio.get_running_loop()
@@ -76,8 +79,8 @@ async def _send_file(request: web.Request, file: int, offset: int, count: int) -
     try:
         stop = offset + count
         while offset < stop:
-            step = partial(_send_some, socket, file, offset, stop)
-            offset = await loop.run_in_executor(_THREADS, step)
+            step = partial(_send_some, socket, file, offset, min(stop, offset + _STEP_BYTES))
+            offset = await _finish(loop.run_in_executor(_THREADS, step), transport)
             if offset < stop:
                 await _until_writable(loop, socket)
                 if transport.is_closing():
@@ -86,11 +89,21 @@ async def _send_file(request: web.Request, file: int, offset: int, count: int) -
         os.close(socket)
 
 
+async def _finish(job: "asyncio.Future[int]", transport: asyncio.BaseTransport) -> int:
+    """Waits for the thread even when cancelled, because it still uses the descriptors."""
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        transport.abort()  # type: ignore[attr-defined]
+        await asyncio.wait([job])
+        raise
+
+
 def _send_some(socket: int, file: int, offset: int, stop: int) -> int:
     """Sends as much as the client takes without a long wait; returns how far it came."""
     while offset < stop:
         try:
-            sent = os.sendfile(socket, file, offset, min(stop - offset, _STEP_BYTES))
+            sent = os.sendfile(socket, file, offset, stop - offset)
         except BlockingIOError:
             poll = select.poll()
             poll.register(socket, select.POLLOUT)
