@@ -133,7 +133,8 @@ async def remove_garbage(parts: Parts, image: Image) -> int:
     Bytes whose store is not reachable now stay doomed, for the next sweep.
     """
     removed = 0
-    doomed = [blob for blob in image.blobs.values() if blob.state == DOOMED]
+    # What is still being written is left to its writer, or to the sweeper when that is gone.
+    doomed = [blob for blob in image.blobs.values() if blob.state == DOOMED and not blob.holder]
     for blob in doomed:
         driver = parts.stores.get(blob.store)
         if driver is None:

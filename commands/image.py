@@ -51,7 +51,8 @@ class Blob:
     state: str
     upload_id: str | None = None
     holder: str | None = None
-    """The process that writes it; when its lease is gone, so is the upload."""
+    """The process that is writing it; None once the upload has ended. Nobody else touches the
+    bytes while it holds a lease."""
 
 
 @dataclass(slots=True)
@@ -147,13 +148,14 @@ class Image(Aggregate):
         reason: str
 
         def apply(self, image: "Image") -> None:
-            image.status = "queued"
-            image.upload_id = None
             for blob in image.blobs.values():
-                if blob.upload_id == self.upload_id and blob.state == INTENDED:
-                    blob.state = DOOMED
-            image.size = image.virtual_size = None
-            image.updated_at = api_time(self.timestamp)
+                if blob.upload_id == self.upload_id:
+                    blob.state, blob.holder = DOOMED, None
+            if image.status == "saving" and image.upload_id == self.upload_id:
+                image.status = "queued"
+                image.upload_id = None
+                image.size = image.virtual_size = None
+                image.updated_at = api_time(self.timestamp)
 
     class DataStored(Event):
         """The bytes are durable: size, hashes and place are fixed from now on."""
@@ -171,7 +173,7 @@ class Image(Aggregate):
             image.status = "active"
             image.upload_id = None
             blob = image.blobs[self.url]
-            blob.state = STORED
+            blob.state, blob.holder = STORED, None
             image.locations.append({"url": self.url, "metadata": {"store": blob.store}})
             image.size, image.virtual_size = self.size, self.virtual_size
             image.checksum = self.checksum
@@ -368,8 +370,11 @@ class Image(Aggregate):
         )
 
     def fail_upload(self, cause: Cause, *, upload_id: str, reason: str) -> None:
-        """Back to queued, if that upload is still the one under way; else nothing."""
-        if self.status == "saving" and self.upload_id == upload_id:
+        """Ends an upload without data; an image that waited for it is queued again.
+
+        No change when that upload has ended already.
+        """
+        if any(blob.upload_id == upload_id and blob.holder for blob in self.blobs.values()):
             self.trigger_event(
                 Image.UploadFailed, upload_id=upload_id, reason=reason, **cause.facts()
             )

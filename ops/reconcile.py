@@ -75,10 +75,8 @@ def _remove(driver: Driver, thing: Found) -> None:
 async def _missing(parts: Parts, queries: Queries, findings: Findings) -> None:
     after = ""
     while page := await queries.stored_blobs(after, PAGE):
-        for url, image_id in page:
-            for driver in parts.stores.values():
-                if url.startswith(driver.url_of("")) and not await asyncio.to_thread(
-                    driver.exists, url
-                ):
-                    findings.missing.append(f"{url} of image {image_id}")
+        for url, image_id, store in page:
+            driver = parts.stores.get(store)
+            if driver is None or not await asyncio.to_thread(driver.exists, url):
+                findings.missing.append(f"{url} of image {image_id}")
         after = page[-1][0]

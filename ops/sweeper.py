@@ -12,9 +12,9 @@ from uuid import UUID
 import structlog
 
 from calotype.commands.data import give_up_upload, remove_garbage
-from calotype.commands.image import DOOMED, INTENDED
+from calotype.commands.image import DOOMED
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
-from calotype.projections.queries import Queries
+from calotype.projections.queries import Queries, UnsettledBlob
 
 LEASE_SECONDS = 15.0
 SWEEP_SECONDS = 5.0
@@ -43,9 +43,9 @@ async def sweep(parts: Parts, queries: Queries) -> Swept:
     living = await parts.log.recorder.live_leases("process:")
     doomed: set[UUID] = set()
     for blob in unsettled:
-        if blob.state == DOOMED:
+        if blob.state == DOOMED and not blob.holder:
             doomed.add(blob.image_id)
-        elif blob.state == INTENDED and blob.upload_id and not _runs(parts, living, blob):
+        elif blob.holder and blob.upload_id and not _runs(parts, living, blob):
             cause = cause_of(SYSTEM, "req-" + new_id())
             reason = "the process that received the data is gone"
             await give_up_upload(parts, cause, blob.image_id, blob.upload_id, reason)
@@ -57,11 +57,10 @@ async def sweep(parts: Parts, queries: Queries) -> Swept:
     return swept
 
 
-def _runs(parts: Parts, living: set[str], blob: object) -> bool:
-    holder, upload_id = blob.holder, blob.upload_id  # type: ignore[attr-defined]
-    if holder == parts.process_id:
-        return upload_id in parts.uploads
-    return holder in living
+def _runs(parts: Parts, living: set[str], blob: UnsettledBlob) -> bool:
+    if blob.holder == parts.process_id:
+        return blob.upload_id in parts.uploads
+    return blob.holder in living
 
 
 async def keep_lease(parts: Parts) -> None:

@@ -31,7 +31,7 @@ _UNSETTLED = (
 )
 _BLOB_OF_URL = f"SELECT image_id, state FROM {BLOBS.name} WHERE url = :url"
 _STORED_BLOBS = (
-    f"SELECT url, image_id FROM {BLOBS.name} WHERE state = 'stored' AND url > :after "
+    f"SELECT url, image_id, store FROM {BLOBS.name} WHERE state = 'stored' AND url > :after "
     "ORDER BY url LIMIT :limit"
 )
 _COUNTS = f"SELECT status, count(*), coalesce(sum(size), 0) FROM {IMAGES.name} GROUP BY status"
@@ -140,12 +140,12 @@ class Queries:
         rows = await self._recorder.fetch(_BLOB_OF_URL, {"url": url})
         return rows[0][1] if rows else None
 
-    async def stored_blobs(self, after: str, limit: int) -> list[tuple[str, UUID]]:
-        """`(url, image)` of bytes that images stand on, in order of URL, for paging."""
+    async def stored_blobs(self, after: str, limit: int) -> list[tuple[str, UUID, str]]:
+        """`(url, image, store)` of bytes that images stand on, in order of URL, for paging."""
         rows = await self._recorder.fetch(
             _STORED_BLOBS, {"after": after, "limit": limit}, heavy=True
         )
-        return [(row[0], _uuid(row[1])) for row in rows]
+        return [(row[0], _uuid(row[1]), row[2]) for row in rows]
 
     async def counts(self) -> list[tuple[str, int, int]]:
         """`(status, images, bytes)` for each status that occurs."""

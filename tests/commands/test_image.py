@@ -123,6 +123,16 @@ def test_deleting_in_mid_upload_dooms_the_bytes_and_the_uploader_is_told() -> No
         image.store_data(CAUSE, upload_id="up1", **OUTCOME)
 
 
+def test_the_bytes_of_a_deleted_image_stay_its_uploaders_until_the_upload_ends() -> None:
+    image = saving()
+    image.delete(CAUSE)
+    assert image.blobs["file:///s/k1"].holder == "h1"
+    image.fail_upload(CAUSE, upload_id="up1", reason="the image was deleted")
+    assert image.blobs["file:///s/k1"].holder is None
+    assert image.status == "deleted"
+    assert topics(image) == ["image.deleted", "image.upload_failed"]
+
+
 def test_a_protected_image_cannot_be_deleted() -> None:
     image = active(protected=True)
     with pytest.raises(Forbidden, match="protected"):
