@@ -1,0 +1,135 @@
+"""A real `calotype serve` process for real clients, and a real disk image to send."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+START_SECONDS = 30.0
+STOP_SECONDS = 60.0
+DISKS = (
+    Path("/usr/lib/grub-rescue/grub-rescue-cdrom.iso"),
+    Path("/usr/lib/grub-rescue/grub-rescue-floppy.img"),
+)
+"""Disks that packages of the distribution bring along; any of them boots."""
+
+
+@contextmanager
+def serving(folder: Path, log_url: str | None = None, **environment: str) -> Iterator[str]:
+    """Runs the service on a free port and gives its URL; then stops it as an operator would.
+
+    Fails unless it becomes ready and, after SIGTERM, leaves with exit code 0.
+    """
+    command = [sys.executable, "-m", "calotype.ops"]
+    options = ["--data", str(folder), *(["--log-url", log_url] if log_url else [])]
+    environ = {**os.environ, "CALOTYPE_QUIET": "1", **environment}
+    if log_url:
+        subprocess.run([*command, "migrate", *options], check=True, env=environ, timeout=120)
+    process = subprocess.Popen(
+        [*command, "serve", "--listen", "127.0.0.1:0", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environ,
+        text=True,
+    )
+    lines: list[str] = []
+    ready = threading.Event()
+    reader = threading.Thread(target=_read, args=(process, lines, ready), daemon=True)
+    reader.start()
+    try:
+        assert ready.wait(START_SECONDS), lines
+        (line,) = [line for line in lines if '"event": "ready"' in line]
+        yield f"http://{json.loads(line)['listen']}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            code = process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+    assert code == 0, lines
+    # Nothing that a client did may have surprised the service.
+    reader.join(STOP_SECONDS)
+    assert not [line for line in lines if "Traceback" in line or '"level": "error"' in line], lines
+
+
+def _read(process: subprocess.Popen[str], lines: list[str], ready: threading.Event) -> None:
+    assert process.stderr is not None
+    # The pipe is read to its end, because a service that cannot write its log would wait.
+    with process.stderr as stream:
+        for line in stream:
+            lines.append(line)
+            if '"event": "ready"' in line:
+                ready.set()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a service in which everybody is an administrator of project `default`."""
+    with serving(tmp_path_factory.mktemp("service")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a service that believes X-User-Id, X-Project-Id and X-Roles."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with serving(folder, CALOTYPE_IDENTITY__KIND="headers") as url:
+        yield url
+
+
+@pytest.fixture
+def service_on_postgres(tmp_path: Path, postgres_url: str) -> Iterator[str]:
+    """URL of a service whose log is a fresh PostgreSQL database."""
+    with serving(tmp_path / "data", postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def qcow2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real disk, as qemu-img makes a qcow2 of it; fails where qemu-img or the disk is missing."""
+    tool = shutil.which("qemu-img")
+    assert tool, "qemu-img is missing: install qemu-utils"
+    disks = [disk for disk in DISKS if disk.is_file()]
+    assert disks, "no disk to convert: install grub-rescue-pc"
+    image = tmp_path_factory.mktemp("disk") / "rescue.qcow2"
+    convert = [tool, "convert", "-f", "raw", "-O", "qcow2", str(disks[0]), str(image)]
+    subprocess.run(convert, check=True, timeout=60)
+    return image
+
+
+@pytest.fixture(scope="session")
+def run_client() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command of the virtual environment with no settings of ours in its environment."""
+
+    def run(*command: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        tool = Path(sys.executable).with_name(command[0])
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
+        # A person sits there: without a terminal the clients send standard input as image data.
+        keyboard, terminal = pty.openpty()
+        try:
+            done = subprocess.run(
+                [str(tool), *command[1:]],
+                stdin=terminal,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                # Wide, so that no sentence of an error is broken into lines.
+                env={**environ, "COLUMNS": "400"},
+            )
+        finally:
+            os.close(terminal)
+            os.close(keyboard)
+        assert done.returncode == code, (command, done.returncode, done.stdout, done.stderr)
+        return done
+
+    return run
