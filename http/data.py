@@ -24,14 +24,18 @@ from calotype.http.sending import open_source, send
 from calotype.projections.queries import ImageRow
 from calotype.stores.images.driver import DataMissing, StoreError
 
-_RANGE = re.compile(r"bytes\s*=\s*(\d*)-(\d*)\s*")
-_CONTENT_RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)\s*")
+# No size has more than 19 digits, and Python refuses to read a number of thousands of them.
+_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,19})-([0-9]{0,19})\s*")
+_CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)\s*")
+_SIZE = re.compile("[0-9]{1,19}")
 
 
 async def upload(request: web.Request) -> web.Response:
     """PUT /v2/images/{image_id}/file (204)."""
     api, actor = request.app[API], actor_of(request)
-    if request.content_type != "application/octet-stream" or "Content-Type" not in request.headers:
+    # Not `request.content_type`, which takes an absent or broken header for octet-stream.
+    media = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media != "application/octet-stream":
         raise UnsupportedMedia("Image data must be sent as application/octet-stream.")
     size_bytes = _announced_size(request)
     await upload_data(
@@ -56,13 +60,9 @@ def _announced_size(request: web.Request) -> int | None:
     text = request.headers.get("x-openstack-image-size")
     if text is None:
         return request.content_length or None
-    try:
-        size_bytes = int(text)
-    except ValueError:
-        size_bytes = -1
-    if size_bytes < 0:
+    if not _SIZE.fullmatch(text.strip()):
         raise Invalid("x-openstack-image-size must be a whole number of bytes.")
-    return size_bytes or None
+    return int(text) or None
 
 
 def _announced_md5(request: web.Request) -> str | None:
