@@ -1,0 +1,127 @@
+"""One run of the benchmark, from options to the report. No figure makes it fail."""
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+import structlog
+from rich.console import Console
+
+from calotype.ops.bench import metadata, transfers
+from calotype.ops.bench.figures import MEGABYTE, Target
+from calotype.ops.bench.machine import machine_facts
+from calotype.ops.bench.options import BenchError, Options
+from calotype.ops.bench.report import as_json, as_markdown, print_report
+from calotype.ops.bench.rig import Rig
+from calotype.ops.bench.subjects import subjects
+
+BYTES_FOR_EACH_IMAGE = 30_000
+"""What an image takes at most on disk: events, rows, indexes and the database's own log."""
+MEMORY_TARGET_MEGABYTES = 150.0
+_FILE_COLUMNS = 140
+
+log = structlog.get_logger("calotype.bench")
+
+
+def bench(options: Options) -> None:
+    """Measures what `options` name, prints the tables, and writes the files asked for.
+
+    Raises BenchError when the run cannot be done as asked. Everything that it starts it stops,
+    and everything that it writes beside the reports it removes.
+    """
+    options.check()
+    _check_room(options)
+    _check_writable(options)
+    started = time.monotonic()
+    with _terminated_like_interrupted(), _own_folder(options.folder) as folder:
+        facts = machine_facts(folder)
+        with Rig(options, folder) as rig:
+            for name in options.logs:
+                _measure(rig, name)
+    seconds = time.monotonic() - started
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_COLUMNS)
+    print_report(console, facts, rig.rows, rig.targets)
+    if options.out is not None:
+        options.out.write_bytes(
+            as_json(facts, asdict(options), rig.rows, rig.targets, seconds) + b"\n"
+        )
+    if options.markdown is not None:
+        options.markdown.write_text(as_markdown(facts, rig.rows, rig.targets))
+
+
+def _measure(rig: Rig, log_name: str) -> None:
+    """All scenarios on one log. Those that add images come last, so that few stay few."""
+    with subjects(rig, log_name) as (few, many):
+        wanted = rig.options.scenarios
+        for name, scenario in (
+            ("show", metadata.measure_show),
+            ("list", metadata.measure_list),
+            ("patch", metadata.measure_patch),
+            ("create", metadata.measure_create),
+        ):
+            if name in wanted:
+                scenario(rig, few, many)
+        if "upload" in wanted:
+            transfers.measure_upload(rig, few)
+        if "download" in wanted:
+            transfers.measure_download(rig, few)
+    peaks = [row.peak_memory_megabytes for row in rig.rows if row.log == log_name]
+    target = MEMORY_TARGET_MEGABYTES
+    rig.targets.append(Target("memory of a worker", log_name, max(peaks), target, True, "MB"))
+
+
+def _check_room(options: Options) -> None:
+    """Refuses before anything is started what the disk cannot hold."""
+    images = options.few_images + options.many_images
+    needed = len(options.logs) * images * BYTES_FOR_EACH_IMAGE + (2 << 30)
+    if "upload" in options.scenarios or "download" in options.scenarios:
+        needed += 3 * options.large_bytes
+        # At most this much comes in while uploads are watched side by side.
+        needed += int(options.window_seconds * 1000 * MEGABYTE)
+    free = shutil.disk_usage(options.folder).free
+    if free < needed:
+        raise BenchError(
+            f"{options.folder} has {free / 1e9:.1f} GB free and {needed / 1e9:.1f} GB may be "
+            "needed; make room, or name a folder on another disk"
+        )
+
+
+def _check_writable(options: Options) -> None:
+    """Refuses reports that could not be written, before the minutes are spent."""
+    for path in (options.out, options.markdown):
+        if path is not None:
+            try:
+                path.open("ab").close()
+            except OSError as error:
+                raise BenchError(f"{path} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _own_folder(parent: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="calotype-bench-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Makes SIGTERM end the run as Ctrl-C does: with everything stopped and removed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
