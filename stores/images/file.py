@@ -27,7 +27,8 @@ from calotype.stores.images.keys import checked_key, is_key, key_in
 
 _INCOMING = ".incoming"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-_READ_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# Not blocking, because the open of a named pipe that somebody put there would wait for ever.
+_READ_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
 
@@ -235,7 +236,9 @@ class _FileSink:
             # A link, unlike a rename, refuses a name that is taken.
             os.link(self._temporary, self._final)
         except FileNotFoundError as error:
-            raise DataMissing(f"{self._temporary} was removed while it was written.") from error
+            if os.path.isdir(os.path.dirname(self._temporary)):
+                raise DataMissing(f"{self._temporary} was removed while written.") from error
+            raise store_error(error, f"Cannot finish {self._final}") from error
         except OSError as error:
             raise store_error(error, f"Cannot finish {self._final}") from error
         temporary, self._temporary = self._temporary, None
