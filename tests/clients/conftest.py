@@ -73,9 +73,15 @@ def _read(process: subprocess.Popen[str], lines: list[str], ready: threading.Eve
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def service_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of `service`."""
+    return tmp_path_factory.mktemp("service")
+
+
+@pytest.fixture(scope="module")
+def service(service_folder: Path) -> Iterator[str]:
     """URL of a service in which everybody is an administrator of project `default`."""
-    with serving(tmp_path_factory.mktemp("service")) as url:
+    with serving(service_folder) as url:
         yield url
 
 
