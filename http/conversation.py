@@ -46,6 +46,8 @@ class Api:
     """While this file exists, /healthcheck answers 503."""
     draining: bool = False
     """Set when the process was told to stop."""
+    running: int = 0
+    """Requests that are being handled."""
 
 
 API: web.AppKey[Api] = web.AppKey("api", Api)
@@ -62,6 +64,8 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
     else:
         request_id = given if given.startswith("req-") else f"req-{given}"
     request["id"] = request_id
+    api = request.app[API]
+    api.running += 1
     try:
         if len(given) > _LONGEST_REQUEST_ID:
             request["id"] = request_id[:_LONGEST_REQUEST_ID]
@@ -85,14 +89,21 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
         response = _refusal(request, 503, text, {"Retry-After": "1"})
     except TooManyConflicts:
         response = _refusal(request, 409, "Others changed this image at the same moment.", None)
-    except ConnectionError:
-        raise  # The client is gone: there is nobody to answer.
-    except Exception:
-        log.exception("request failed", request_id=request_id, path=request.path)
-        response = _refusal(request, 500, "", None)
+    except Exception as error:
+        response = _failure(request, error)
     if not response.prepared:
         response.headers["x-openstack-request-id"] = request["id"]
     return response
+
+
+def _failure(request: web.Request, error: Exception) -> web.Response:
+    """The answer to what no part expected, noted for the operator."""
+    if isinstance(error, ConnectionError) and request.transport is None:
+        # Clients vanish every day, so that is one quiet line. Nobody reads the answer.
+        log.info("client vanished", request_id=request["id"], path=request.path)
+    else:
+        log.error("request failed", request_id=request["id"], path=request.path, exc_info=error)
+    return _refusal(request, 500, "", None)
 
 
 def _refusal(
