@@ -38,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 _NEEDED = ("endpoint", "bucket", "access_key", "secret_key")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+_REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 _PREFIX = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*(?:[A-Za-z0-9][A-Za-z0-9._-]*)?", re.ASCII)
 
 
@@ -67,8 +68,8 @@ def _check_texts(options: Mapping[str, Any]) -> None:
     for name in _NEEDED:
         if not isinstance(options.get(name), str) or not options[name]:
             raise ValueError(f"{name}: an S3 store needs this option, as text.")
-    if not isinstance(options["region"], str) or not options["region"]:
-        raise ValueError("region: give the server's region as text, or leave it out.")
+    if not isinstance(options["region"], str) or not _REGION.fullmatch(options["region"]):
+        raise ValueError("region: give the server's region like us-east-1, or leave it out.")
     if not _BUCKET.fullmatch(options["bucket"]):
         raise ValueError("bucket: use 3 to 63 of a-z, 0-9, '.' and '-', not '.' or '-' at an end.")
     if not isinstance(options["prefix"], str) or not _PREFIX.fullmatch(options["prefix"]):
@@ -260,8 +261,13 @@ class S3Driver:
 
 def _address(endpoint: str) -> str:
     parts = urlsplit(endpoint)
+    try:
+        port_is_right = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_right = False
     if (
-        parts.scheme not in ("http", "https")
+        not port_is_right
+        or parts.scheme not in ("http", "https")
         or not parts.hostname
         or "@" in parts.netloc
         or parts.path not in ("", "/")

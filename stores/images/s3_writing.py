@@ -148,7 +148,9 @@ class S3Sink:
     def _put_part(self) -> str:
         assert self._upload is not None
         body, number = self._filled(), len(self._etags) + 1
-        return self._client._upload_part(self._bucket, self._name, body, None, self._upload, number)
+        return _expect_label(
+            self._client._upload_part(self._bucket, self._name, body, None, self._upload, number)
+        )
 
     def _part_list(self) -> bytes:
         root = ElementTree.Element("CompleteMultipartUpload")
@@ -183,7 +185,9 @@ class S3Sink:
         answer = self._client._execute(
             method, self._bucket, self._name, body, dict(headers), dict(query)
         )
-        if method == "POST":
+        if method == "PUT":
+            _expect_label(answer.headers.get("ETag"))
+        else:
             # S3 may say 200 first and put the error into the body.
             root = ElementTree.fromstring(answer.data)
             if not root.tag.endswith("CompleteMultipartUploadResult") or not self._stands():
@@ -210,3 +214,10 @@ class S3Sink:
             raise refusal_of(error, f"Cannot look at {self.url}") from None
         labels = {name.lower(): value for name, value in (thing.metadata or {}).items()}
         return labels.get(_TOKEN_HEADER, ""), thing.size or 0
+
+
+def _expect_label(etag: str | None) -> str:
+    """Raises ValueError when there is none: something answered that is not S3, a login page say."""
+    if not etag:
+        raise ValueError("an answer without ETag")
+    return etag

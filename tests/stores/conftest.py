@@ -126,6 +126,10 @@ CUT = "the connection breaks before the server sees the request"
 class Front:
     """A real HTTP server in front of an S3 server. It forwards all that `meddle` lets pass."""
 
+    reply = Reply
+    lose_answer = LOSE_ANSWER
+    cut = CUT
+
     def __init__(self, behind: str) -> None:
         self.behind = behind.removeprefix("http://")
         self.meddle: Callable[[str, str], Reply | str | None] = lambda method, path: None
@@ -205,6 +209,25 @@ def _handler(front: Front) -> type[BaseHTTPRequestHandler]:
 
 
 _OWN_HEADERS = ("content-length", "content-type", "connection", "transfer-encoding", "date")
+
+
+@pytest.fixture
+def seaweedfs_of_its_own(tmp_path: Path) -> Iterator[Callable[..., tuple[SeaweedFS, Store]]]:
+    """Starts a server that the test may kill, with a store on it."""
+    servers: list[SeaweedFS] = []
+
+    def start(**limits: int) -> tuple[SeaweedFS, Store]:
+        server = SeaweedFS(tmp_path / f"server-{len(servers)}", **limits)
+        servers.append(server)
+        server.start()
+        options = s3_options(server)
+        driver = open_driver("s3", options)
+        driver.check()
+        return server, Store("s3", options, driver)
+
+    yield start
+    for server in servers:
+        server.kill()
 
 
 @pytest.fixture

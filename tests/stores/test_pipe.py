@@ -267,9 +267,8 @@ async def test_writes_that_wait_for_slow_clients_hold_no_thread_and_delay_nobody
         for n in range(slow)
     ]
     await all_wait.wait()
-    began = time.monotonic()
-    written = await write(store, os.urandom(3 * MIB))
-    assert time.monotonic() - began < 2
+    async with asyncio.timeout(20):  # It would never end while every thread is held.
+        written = await write(store, os.urandom(3 * MIB))
     assert store.driver.size(written.url) == 3 * MIB
     assert threading.active_count() < slow
     stalled.set()
