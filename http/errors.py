@@ -23,8 +23,13 @@ STATUS: dict[type[errors.CalotypeError], int] = {
 }
 """The status of each kind of refusal."""
 
-TITLES = {413: "Request Entity Too Large", 416: "Requested Range Not Satisfiable"}
-"""Titles that the Image API spells in its own way."""
+TITLES = {
+    413: "Request Entity Too Large",
+    414: "Request-URI Too Long",
+    416: "Request Range Not Satisfiable",
+    422: "Unprocessable Entity",
+}
+"""Titles as the Image API spells them, whatever this Python's `http.HTTPStatus` calls them."""
 
 SENTENCES = {
     400: "The server could not comply with the request since it is either malformed or "
@@ -35,16 +40,26 @@ SENTENCES = {
     404: "The resource could not be found.",
     405: "The method is not allowed for this resource.",
     409: "There was a conflict when trying to complete your request.",
+    410: "This resource is no longer available. No forwarding address is given.",
+    411: "Content-Length header required.",
+    412: "Request precondition failed.",
     413: "The body of your request was too large for this server.",
+    414: "The request URI was too long for this server.",
     415: "The media type of the body is not supported here.",
+    416: "The Range requested is not available.",
+    422: "Unable to process the contained instructions",
+    429: "The client has sent too many requests in a given amount of time",
+    431: "The request header fields were too large",
     500: "The server has either erred or is incapable of performing the requested operation.",
     501: "This method is not implemented.",
     503: "The server is currently unavailable. Please try again at a later time.",
 }
 """What is said when nothing particular is known."""
 
-_MEDIA_RANGE = re.compile(r"\s*([^;,\s]+)\s*((?:;[^,]*)?)")
-_QUALITY = re.compile(r";\s*q\s*=\s*([0-9.]+)")
+_MEDIA_RANGE = re.compile(r"[^\s/;]+/[^\s/;]+")
+_QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+_NAMES_OF_HTML = ("text/html", "text/*", "*/*")
+_NAMES_OF_JSON = ("application/json", "application/*", "*/*")
 
 
 def status_of(error: errors.CalotypeError) -> int:
@@ -65,10 +80,12 @@ def error_answer(
     """The answer in the form that `Accept` asks for: text/html, application/json or text/plain.
 
     HTML wins a tie with JSON, and text/plain is for those who accept neither or say nothing.
+    Any text may be explained: what UTF-8 cannot say is replaced.
     """
     title = TITLES.get(status) or HTTPStatus(status).phrase
     line = f"{status} {title}"
     text = explanation or SENTENCES.get(status, title)
+    text = text.encode("utf-8", "replace").decode()
     form = _form(accept)
     if form == "html":
         body = _html(line, text)
@@ -101,7 +118,7 @@ def problem(status: int, title: str, detail: str, **extra: object) -> web.Respon
 def _html(line: str, text: str) -> str:
     return (
         f"<html>\n <head>\n  <title>{line}</title>\n </head>\n <body>\n"
-        f"  <h1>{line}</h1>\n  {html.escape(text, quote=False)}<br /><br />\n\n\n"
+        f"  <h1>{line}</h1>\n  {html.escape(text, quote=False)}<br /><br />\n\n\n\n"
         " </body>\n</html>"
     )
 
@@ -109,25 +126,30 @@ def _html(line: str, text: str) -> str:
 def _form(accept: str | None) -> str:
     if not accept or not accept.strip():
         return "plain"
-    best = {"html": 0.0, "json": 0.0}
-    exact = {"html": False, "json": False}
-    for media, parameters in _MEDIA_RANGE.findall(accept):
-        match = _QUALITY.search(parameters)
-        try:
-            quality = float(match[1]) if match else 1.0
-        except ValueError:
-            quality = 0.0
-        for form, names in (
-            ("html", ("text/html", "text/*", "*/*")),
-            ("json", ("application/json", "application/*", "*/*")),
-        ):
-            if media.lower() not in names:
-                continue
-            # A name given outright counts more than a wildcard, wherever it stands.
-            is_exact = media.lower() == names[0]
-            if is_exact or not exact[form]:
-                best[form] = quality if is_exact else max(best[form], quality)
-                exact[form] = exact[form] or is_exact
-    if best["html"] > 0 and best["html"] >= best["json"]:
+    qualities: dict[str, float] = {}
+    for element in accept.split(","):
+        media, *parameters = (part.strip().lower() for part in element.split(";"))
+        quality = _quality(parameters)
+        if not media and not parameters:
+            continue  # An empty element of a list means nothing.
+        if quality is None or not _MEDIA_RANGE.fullmatch(media):
+            return "html"  # A header that cannot be read is taken for "*/*".
+        qualities[media] = max(quality, qualities.get(media, 0.0))
+    of_html, of_json = _best(qualities, _NAMES_OF_HTML), _best(qualities, _NAMES_OF_JSON)
+    if of_html > 0 and of_html >= of_json:
         return "html"
-    return "json" if best["json"] > 0 else "plain"
+    return "json" if of_json > 0 else "plain"
+
+
+def _quality(parameters: list[str]) -> float | None:
+    """The weight among a media range's parameters: 1 where there is none, None if malformed."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            return float(value) if _QUALITY.fullmatch(value.strip()) else None
+    return 1.0
+
+
+def _best(qualities: dict[str, float], names: tuple[str, ...]) -> float:
+    """The quality of the most particular name that was given, because it overrides the others."""
+    return next((qualities[name] for name in names if name in qualities), 0.0)

@@ -20,7 +20,8 @@ _INTEGER = ("size", "virtual_size", "min_disk", "min_ram")
 _TIME = ("created_at", "updated_at")
 _TIME_OPERATORS = ("gt", "gte", "lt", "lte", "eq", "neq")
 _LONGEST_VALUE = 4096
-_QUOTED_VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|([^",]*)')
+_QUOTED_VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|([^",]*)', re.DOTALL)
+_OFFSET_WITHOUT_SIGN = re.compile(r"(.+[T ].+) ([0-9]{2}(?::?[0-9]{2})?)", re.DOTALL)
 
 
 def parse_list(
@@ -142,7 +143,7 @@ def _time_filter(name: str, value: str) -> Filter:
         operator, rest = "eq", value
     try:
         # A plus sign arrives as a blank where the caller did not encode it.
-        moment = datetime.fromisoformat(rest.replace(" ", "+", 1) if rest.count(":") > 2 else rest)
+        moment = datetime.fromisoformat(_OFFSET_WITHOUT_SIGN.sub(r"\1+\2", rest))
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         text = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -164,8 +165,8 @@ def _sort(parameters: list[tuple[str, str]]) -> tuple[tuple[str, Direction], ...
     else:
         pairs = _old_sort(keys, ways)
     for key, way in pairs:
-        _choice("sort", key, SORT_KEYS)
-        _choice("sort", way, ("asc", "desc"))
+        _choice("sort" if new else "sort_key", key, SORT_KEYS)
+        _choice("sort" if new else "sort_dir", way, ("asc", "desc"))
     given_ways = {way for _, way in pairs}
     last = given_ways.pop() if len(given_ways) == 1 else "desc"
     result: dict[str, Any] = {}

@@ -47,7 +47,7 @@ _LOCATION = {
         "url": {"type": "string", "maxLength": 255},
         "metadata": {"type": "object"},
         "validation_data": {
-            "description": "Values to be used to populate the corresponding image properties.",
+            "description": "What the data at this place must turn out to be.",
             "type": "object",
             "writeOnly": True,
             "additionalProperties": False,

@@ -22,12 +22,12 @@ def _listed(cache: bool, several_stores: bool) -> tuple[str, ...]:
 
 
 def versions_document(endpoint: str, *, cache: bool = False, several_stores: bool = False) -> bytes:
-    """The JSON document for a service reached at `endpoint` (no slash at the end).
+    """The JSON document for a service reached at `endpoint`, a URL with or without a last slash.
 
     Which minor versions are listed, and in which order, depends on whether there is an image
     cache and more than one store.
     """
-    links = [{"rel": "self", "href": f"{endpoint}/v2/"}]
+    links = [{"rel": "self", "href": f"{endpoint.rstrip('/')}/v2/"}]
     versions = [
         {
             "id": version,
