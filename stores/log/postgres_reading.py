@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import psycopg
 
-from calotype.stores.log.recorder import LogUnavailable
+from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 
 CONNECTIONS = 8
 """How many reads of one process run at the same time."""
@@ -21,7 +20,7 @@ class AsyncReads:
     """Runs queries on idle connections, last used first, opening more when all are busy."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._settings = connection_settings(url)
         self._idle: WeakKeyDictionary[
             asyncio.AbstractEventLoop, asyncio.LifoQueue[Connection | None]
         ] = WeakKeyDictionary()
@@ -38,13 +37,16 @@ class AsyncReads:
                         connection = await self._connect()
                     cursor = await connection.execute(sql, values)
                     return await cursor.fetchall() if cursor.description else []
-                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                except psycopg.Error as error:
+                    if not is_trouble(error, connection):
+                        raise
                     # An idle connection may have died long ago; a fresh one tells the truth.
+                    died = connection is None or connection.closed
                     if connection is not None:
                         await self._drop(connection)
                         connection = None
-                    if last_try:
-                        raise unavailable(error, self._url) from None
+                    if last_try or not died:
+                        raise unavailable(error, self._settings) from None
             raise AssertionError
         except asyncio.CancelledError:
             # The answer may still come: this connection cannot be used for another question.
@@ -67,12 +69,10 @@ class AsyncReads:
 
     async def _connect(self) -> Connection:
         connection = await psycopg.AsyncConnection.connect(
-            self._url,
+            **self._settings,
             autocommit=True,
             cursor_factory=psycopg.AsyncRawCursor,
             prepare_threshold=1,
-            connect_timeout=10,
-            application_name="calotype",
         )
         connection.prepared_max = 300
         self._open.add(connection)
@@ -88,14 +88,3 @@ class AsyncReads:
         for connection in self._open:
             connection.pgconn.finish()
         self._open.clear()
-
-
-def unavailable(error: BaseException, url: str) -> LogUnavailable:
-    """The error for a database that cannot be reached, in one line and without the password."""
-    if isinstance(error, LogUnavailable):
-        return error
-    text = " ".join(str(error).split())[:300] or type(error).__name__
-    password = urlsplit(url).password
-    if password:
-        text = text.replace(password, "***")
-    return LogUnavailable(text)

@@ -45,7 +45,7 @@ Outcome = list[int] | BaseException
 """The positions of an append's events, or why nothing was written."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Append:
     """Events of one command, with the query rows and tracking that go with them."""
 
@@ -223,19 +223,22 @@ class GroupCommitRecorder(ProcessRecorder, ABC):
         await asyncio.to_thread(self.close_now)
 
 
-def split_conflicts(batch: Sequence[Append]) -> tuple[list[Append], list[tuple[Append, Outcome]]]:
-    """Of two appends in one batch to the same version of an aggregate the second has lost."""
+def without_rivals(batch: Sequence[Append]) -> tuple[list[Append], list[Append]]:
+    """`(now, later)`: of several appends to one version of an aggregate only the first is `now`.
+
+    The others have lost only if it succeeds, so they are tried after it.
+    """
     taken: set[tuple[UUID | str, int]] = set()
-    first: list[Append] = []
-    lost: list[tuple[Append, Outcome]] = []
+    now: list[Append] = []
+    later: list[Append] = []
     for append in batch:
-        keys = [(event.originator_id, event.originator_version) for event in append.events]
-        if len(set(keys)) < len(keys) or not taken.isdisjoint(keys):
-            lost.append((append, conflict(append)))
+        keys = {(event.originator_id, event.originator_version) for event in append.events}
+        if taken.isdisjoint(keys):
+            taken |= keys
+            now.append(append)
         else:
-            taken.update(keys)
-            first.append(append)
-    return first, lost
+            later.append(append)
+    return now, later
 
 
 def conflict(append: Append) -> IntegrityError:
@@ -253,6 +256,8 @@ def _deliver(outcomes: Sequence[tuple[Append, Outcome]]) -> None:
         future = append.future
         if isinstance(future, asyncio.Future):
             by_loop.setdefault(future.get_loop(), []).append((future, outcome))
+        elif not future.set_running_or_notify_cancel():
+            pass  # Cancelled meanwhile: nobody waits any more.
         elif isinstance(outcome, BaseException):
             future.set_exception(outcome)
         else:

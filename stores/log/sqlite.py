@@ -8,14 +8,18 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from eventsourcing.persistence import IntegrityError, Notification, StoredEvent, Subscription
+from eventsourcing.persistence import (
+    ApplicationRecorder,
+    IntegrityError,
+    Notification,
+    StoredEvent,
+    Subscription,
+)
 
 from calotype.stores.log.recorder import (
     Append,
@@ -24,12 +28,10 @@ from calotype.stores.log.recorder import (
     Outcome,
     conflict,
 )
+from calotype.stores.log.sqlite_connections import ThreadConnections
 from calotype.stores.log.statements import migrations
 from calotype.stores.log.subscription import LogSubscription
 from calotype.stores.log.tables import SQLITE_TYPES, Replace, Table, table_ddl
-
-BUSY_SECONDS = 30.0
-"""How long a writer waits for the writers of other processes."""
 
 _INSERT_EVENT = (
     "INSERT INTO stored_events"
@@ -56,62 +58,16 @@ class SQLiteRecorder(GroupCommitRecorder):
     ) -> None:
         super().__init__(queue_limit=queue_limit, only_aggregates=only_aggregates)
         self._path = path
-        self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
-        self._connections_lock = threading.Lock()
+        self._connections = ThreadConnections(path)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="log-reader")
         self.commits = threading.Condition()
-
-    # ---- connections ----
-
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self._path,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=512,
-            )
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA cache_size=-16384")
-            connection.execute("PRAGMA mmap_size=67108864")
-        except (sqlite3.Error, OSError) as error:
-            raise LogUnavailable(f"cannot open {self._path}: {error}") from None
-        with self._connections_lock:
-            self._connections.append(connection)
-        return connection
-
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return connection
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connection()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
 
     # ---- appending ----
 
     def _write_batch(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
         outcomes: list[tuple[Append, Outcome]] = []
         try:
-            with self._transaction() as connection:
+            with self._connections.transaction() as connection:
                 position = _last_position(connection)
                 for append in batch:
                     outcome = self._write_one(connection, append, position)
@@ -235,7 +191,8 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def max_notification_id(self) -> int | None:
         """The last position, or None for an empty log."""
-        return self._execute("SELECT max(notification_id) FROM stored_events", {})[0][0]
+        last: int | None = self._execute("SELECT max(notification_id) FROM stored_events", {})[0][0]
+        return last
 
     def max_tracking_id(self, application_name: str) -> int | None:
         """How far a subscriber came, or None."""
@@ -264,7 +221,7 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def _execute(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         try:
-            return self._connection().execute(sql, values).fetchall()
+            return self._connections.mine().execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise LogUnavailable(f"cannot read {self._path}: {error}") from None
 
@@ -273,7 +230,7 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()
-    ) -> Subscription["SQLiteRecorder"]:
+    ) -> Subscription[ApplicationRecorder]:
         """Events after position `gt` as they come, those of other processes too."""
         return LogSubscription(self, gt, topics, _CommitWatch(self))
 
@@ -285,18 +242,22 @@ class SQLiteRecorder(GroupCommitRecorder):
     def _hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
         now = time.time()
         values = {"name": name, "holder": holder, "now": now, "until": now + seconds}
-        with self._transaction() as connection:
-            row = connection.execute(_HOLD, values).fetchone()
-        return row[0] if row else None
+        rows = self._change_leases(_HOLD, values)
+        return rows[0][0] if rows else None
 
     async def release_lease(self, name: str, holder: str) -> None:
-        await asyncio.to_thread(self._release_lease, name, holder)
+        await asyncio.to_thread(
+            self._change_leases,
+            "UPDATE leases SET expires_at = 0 WHERE name = :name AND holder = :holder",
+            {"name": name, "holder": holder},
+        )
 
-    def _release_lease(self, name: str, holder: str) -> None:
-        with self._transaction() as connection:
-            connection.execute(
-                "UPDATE leases SET expires_at = 0 WHERE name = ? AND holder = ?", (name, holder)
-            )
+    def _change_leases(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        try:
+            with self._connections.transaction() as connection:
+                return connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
 
     async def live_leases(self, prefix: str) -> set[str]:
         rows = self._execute(
@@ -311,7 +272,7 @@ class SQLiteRecorder(GroupCommitRecorder):
     def migrate(self) -> list[str]:
         applied = []
         for name, sql in self._pending():
-            with self._transaction() as connection:
+            with self._connections.transaction() as connection:
                 _create_migrations_table(connection)
                 if _applied(connection, name):
                     continue
@@ -330,7 +291,7 @@ class SQLiteRecorder(GroupCommitRecorder):
         return [(name, sql) for name, sql in migrations("sqlite") if name not in done]
 
     def create_tables(self, tables: Sequence[Table]) -> None:
-        with self._transaction() as connection:
+        with self._connections.transaction() as connection:
             for table in tables:
                 for statement in table_ddl(table, SQLITE_TYPES):
                     connection.execute(statement)
@@ -338,11 +299,7 @@ class SQLiteRecorder(GroupCommitRecorder):
     def close_now(self) -> None:
         super().close_now()
         self._readers.shutdown()
-        with self._connections_lock:
-            for connection in self._connections:
-                with suppress(sqlite3.Error):
-                    connection.close()
-            self._connections.clear()
+        self._connections.close()
 
 
 class _CommitWatch:
@@ -352,6 +309,7 @@ class _CommitWatch:
 
     def __init__(self, recorder: SQLiteRecorder) -> None:
         self._recorder = recorder
+        self._woken = False
 
     def mark(self) -> Any:
         """What has been committed up to now, as far as this thread's connection knows."""
@@ -362,11 +320,14 @@ class _CommitWatch:
         deadline = time.monotonic() + seconds
         while self.mark() == mark and time.monotonic() < deadline:
             with self._recorder.commits:
+                if self._woken:
+                    return
                 self._recorder.commits.wait(self.POLL_SECONDS)
 
     def wake(self) -> None:
         """Ends a wait early."""
         with self._recorder.commits:
+            self._woken = True
             self._recorder.commits.notify_all()
 
     def close(self) -> None:

@@ -83,7 +83,9 @@ def table_ddl(table: Table, types: dict[str, str]) -> list[str]:
     return statements
 
 
-def merged(changes: Sequence[Sequence[Replace]]) -> dict[Table, dict[UUID, Sequence[tuple]]]:
+def merged(
+    changes: Sequence[Sequence[Replace]],
+) -> dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]]:
     """The changes of a batch by table and owner; of two for the same owner the later one wins."""
     tables: dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]] = {}
     for replacements in changes:

@@ -1,0 +1,274 @@
+"""How a batch of appends is written to PostgreSQL: in one round trip, and each to its own fate.
+
+The ordinary case is one transaction sent as a whole. Everything else here is for what goes wrong:
+a version that is taken, an append that the database refuses, a connection that dies after COMMIT.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import psycopg
+from eventsourcing.persistence import IntegrityError, StoredEvent
+from psycopg import errors
+
+from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
+from calotype.stores.log.recorder import Append, Outcome, conflict, without_rivals
+from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, merged
+
+CHANNEL = "calotype_log"
+RECONNECT_SECONDS = (0.0, 0.1, 0.3, 1.0, 2.0)
+"""Pauses before each attempt to reach a database that went away."""
+
+# The level is said, because a snapshot taken before the lock would give out positions twice.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_LOCK = "SELECT pg_advisory_xact_lock('stored_events'::regclass::oid::bigint)"
+_INSERT_EVENTS = """
+INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)
+SELECT e.originator_id, e.originator_version, e.topic, e.state,
+       coalesce((SELECT max(notification_id) FROM stored_events), 0) + e.n
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bytea[])
+     WITH ORDINALITY AS e (originator_id, originator_version, topic, state, n)
+RETURNING notification_id
+"""
+_STANDING = """
+SELECT s.originator_id, s.originator_version, s.state, s.notification_id
+FROM unnest($1::uuid[], $2::bigint[]) AS e (originator_id, originator_version)
+JOIN stored_events s USING (originator_id, originator_version)
+"""
+_TRACK = (
+    "INSERT INTO tracking AS t (application_name, notification_id) VALUES ($1, $2) "
+    "ON CONFLICT (application_name) DO UPDATE SET notification_id = excluded.notification_id "
+    "WHERE t.notification_id < excluded.notification_id"
+)
+_TRACKED = "SELECT application_name, notification_id FROM tracking WHERE application_name = ANY($1)"
+
+
+class BatchWriter:
+    """Owns the connection of the writer's thread; connects on first use and again when needed."""
+
+    def __init__(self, url: str) -> None:
+        self._settings = connection_settings(url)
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def write(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
+        """Writes every append or says why not; never raises for what one of them holds."""
+        outcomes: list[tuple[Append, Outcome]] = []
+        while batch:
+            distinct, batch = without_rivals(batch)
+            outcomes += self._write_in_spite_of_trouble(distinct)
+        return outcomes
+
+    def close(self) -> None:
+        """Closes the connection; the next write opens another."""
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None or self._connection.closed:
+            try:
+                self._connection = psycopg.connect(
+                    **self._settings,
+                    autocommit=True,
+                    cursor_factory=psycopg.RawCursor,
+                    prepare_threshold=1,
+                )
+            except psycopg.Error as error:
+                raise unavailable(error, self._settings) from None
+        return self._connection
+
+    def _write_in_spite_of_trouble(self, ready: list[Append]) -> list[tuple[Append, Outcome]]:
+        outcomes: list[tuple[Append, Outcome]] = []
+        doubtful = False
+        for pause_seconds in RECONNECT_SECONDS:
+            time.sleep(pause_seconds)
+            try:
+                if doubtful:
+                    outcomes += (found := self._already_written(ready))
+                    written = {id(append) for append, _ in found}
+                    ready = [append for append in ready if id(append) not in written]
+                return outcomes + (self._write_together(ready) if ready else [])
+            except Exception as error:
+                if not is_trouble(error, self._connection):
+                    raise
+                failure = unavailable(error, self._settings)
+                doubtful = True  # Perhaps the commit happened and only its reply was lost.
+                self.close()
+        return outcomes + [(append, failure) for append in ready]
+
+    def _write_together(self, ready: list[Append]) -> list[tuple[Append, Outcome]]:
+        """One transaction for all, as long as nobody spoils it for the others."""
+        try:
+            return self._write_transaction(ready)
+        except Exception as error:
+            if is_trouble(error, self._connection):
+                raise
+            failure = error
+        if _is_version_conflict(failure):
+            taken = {key for key, _, _ in self._standing(ready)}
+            lost = [a for a in ready if taken.intersection(map(_key, a.events))]
+            if len(ready) == 1 or len(lost) == len(ready):
+                return [(append, conflict(append)) for append in ready]
+            if lost:
+                kept = [a for a in ready if not taken.intersection(map(_key, a.events))]
+                return [(append, conflict(append)) for append in lost] + self._write_together(kept)
+        if len(ready) == 1:
+            return [(ready[0], failure)]
+        return [outcome for append in ready for outcome in self._write_together([append])]
+
+    def _write_transaction(self, ready: list[Append]) -> list[tuple[Append, Outcome]]:
+        connection = self._connected()
+        try:
+            with connection.pipeline():
+                connection.execute(_BEGIN)
+                connection.execute(_LOCK)
+                inserted = _send_events(connection, ready)
+                tracked = _send_tracking(connection, ready)
+                _send_rows(connection, ready)
+                connection.execute(f"NOTIFY {CHANNEL}")
+                if not tracked:
+                    connection.execute("COMMIT")
+            if tracked:
+                if any(cursor.rowcount == 0 for cursor in tracked):
+                    raise IntegrityError("a subscriber has come further already")
+                connection.execute("COMMIT")
+        except BaseException:
+            with suppress(psycopg.Error):
+                connection.execute("ROLLBACK")
+            raise
+        position = min((row[0] for row in inserted.fetchall()), default=0) if inserted else 0
+        outcomes: list[tuple[Append, Outcome]] = []
+        for append in ready:
+            count = len(append.events)
+            outcomes.append((append, list(range(position, position + count))))
+            position += count
+        return outcomes
+
+    def _standing(self, ready: Sequence[Append]) -> list[tuple[tuple[Any, int], bytes, int]]:
+        """Which of these events' versions are in the log: `(key, state, position)`."""
+        events = [event for append in ready for event in append.events]
+        rows = self._select(
+            _STANDING,
+            [
+                [event.originator_id for event in events],
+                [event.originator_version for event in events],
+            ],
+        )
+        return [((row[0], row[1]), bytes(row[2]), row[3]) for row in rows]
+
+    def _select(self, sql: str, values: list[Any]) -> list[tuple[Any, ...]]:
+        """Reads under the lock, so after a commit whose connection broke while it was on its way.
+
+        The lock is a statement of its own: the one after it sees what was committed before.
+        """
+        connection = self._connected()
+        with connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            connection.execute(_LOCK)
+            return connection.execute(sql, values).fetchall()
+
+    def _already_written(self, ready: list[Append]) -> list[tuple[Append, Outcome]]:
+        """The appends that stand in the log, recognised by the command id in their state.
+
+        Those that only move a subscriber forward are recognised by where the subscriber is.
+        """
+        standing = {(key, state): position for key, state, position in self._standing(ready)}
+        moves = {
+            id(append): append.tracking
+            for append in ready
+            if append.tracking is not None and not append.events
+        }
+        goals = {move.application_name: move.notification_id for move in moves.values()}
+        reached = dict(self._select(_TRACKED, [list(goals)])) if goals else {}
+        found: list[tuple[Append, Outcome]] = []
+        for append in ready:
+            positions = [standing.get((_key(event), event.state)) for event in append.events]
+            if positions and None not in positions:
+                found.append((append, [position for position in positions if position]))
+            elif id(append) in moves:
+                # The furthest of ours is where the subscriber is: so all of ours were done.
+                name = moves[id(append)].application_name
+                if reached.get(name) == goals[name]:
+                    found.append((append, []))
+        return found
+
+
+def _send_events(
+    connection: psycopg.Connection[Any], ready: Sequence[Append]
+) -> psycopg.Cursor[Any] | None:
+    events = [event for append in ready for event in append.events]
+    if not events:
+        return None
+    return connection.execute(
+        _INSERT_EVENTS,
+        [
+            [event.originator_id for event in events],
+            [event.originator_version for event in events],
+            [event.topic for event in events],
+            [event.state for event in events],
+        ],
+    )
+
+
+def _send_tracking(
+    connection: psycopg.Connection[Any], ready: Sequence[Append]
+) -> list[psycopg.Cursor[Any]]:
+    return [
+        connection.execute(
+            _TRACK, [append.tracking.application_name, append.tracking.notification_id]
+        )
+        for append in ready
+        if append.tracking is not None
+    ]
+
+
+def _send_rows(connection: psycopg.Connection[Any], ready: Sequence[Append]) -> None:
+    """The query rows of a batch: at most two statements a table."""
+    for table, owners in merged([append.changes for append in ready]).items():
+        single = table.key == (table.owner,)
+        rows = [row for rows in owners.values() for row in rows]
+        emptied = [owner for owner, kept in owners.items() if not (single and kept)]
+        if emptied:
+            connection.execute(
+                f"DELETE FROM {table.name} WHERE {table.owner} = ANY($1::uuid[])", [emptied]
+            )
+        if rows:
+            names = [column.name for column in table.columns]
+            records = [dict(zip(names, row, strict=True)) for row in rows]
+            connection.execute(_insert_statement(table), [orjson.dumps(records).decode()])
+
+
+def _insert_statement(table: Table) -> str:
+    names = ", ".join(column.name for column in table.columns)
+    kinds = ", ".join(
+        f"{column.name} {POSTGRESQL_TYPES[column.kind].partition(' ')[0]}"
+        for column in table.columns
+    )
+    statement = (
+        f"INSERT INTO {table.name} ({names}) "
+        f"SELECT {names} FROM json_to_recordset($1::json) AS r ({kinds})"
+    )
+    if table.key != (table.owner,):
+        return statement
+    updates = ", ".join(
+        f"{column.name} = excluded.{column.name}"
+        for column in table.columns
+        if column.name not in table.key
+    )
+    action = f"UPDATE SET {updates}" if updates else "NOTHING"
+    return f"{statement} ON CONFLICT ({', '.join(table.key)}) DO {action}"
+
+
+def _is_version_conflict(error: BaseException) -> bool:
+    return (
+        isinstance(error, errors.UniqueViolation)
+        and error.diag.constraint_name == "stored_events_pkey"
+    )
+
+
+def _key(event: StoredEvent) -> tuple[Any, int]:
+    return event.originator_id, event.originator_version
