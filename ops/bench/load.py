@@ -30,11 +30,11 @@ class Job:
     """What to ask for, until when, and what came of it.
 
     A job's keys: `port`, `connections`, `method`, `paths` (taken in turn, with `rotate` from the
-    running number on), `bodies` (in turn, templates; may be missing), `content_type`, `upload_bytes` (a body of that size in place of
-    `bodies`), `first` (the first running number), `count` (requests at most), `seconds` (no
-    request starts later), `give_up_seconds` (all is cut off then), `expect` (the good status),
-    `collect_ids`, and `ramp_seconds`: with it the requests are cut off after `seconds`, and bytes
-    count from the end of the ramp on.
+    running number on), `bodies` (in turn, templates; may be missing), `content_type`,
+    `upload_bytes` (a body of that size in place of `bodies`), `first` (the first running
+    number), `count` (requests at most), `seconds` (no request starts later), `give_up_seconds`
+    (all is cut off then), `expect` (the good status), `collect_ids`, and `ramp_seconds`: with it
+    the requests are cut off after `seconds`, and bytes count from the end of the ramp on.
     """
 
     def __init__(self, asked: dict[str, Any]) -> None:

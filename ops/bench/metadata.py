@@ -152,7 +152,7 @@ def _against_bare(
         floors.append(_slice(rig, bare, asked, connections, options.floor_seconds))
         slices.append(_slice(rig, subject.endpoint, asked, connections, options.slice_seconds))
         if log_floor is not None:
-            log_floor.measure(connections, options.floor_seconds)
+            log_floor.measure(connections, options.slice_seconds)
     row = _row(scenario, subject, connections, slices, floors)
     if log_floor is not None:
         log_floor.enter(row, slices)
@@ -169,17 +169,18 @@ def _few_against_many(
     for endpoint in endpoints:
         rig.run(endpoint, asked, connections=connections, seconds=_WARM_SECONDS)
     seen: list[list[Slice]] = [[], [], []]
-    for _ in range(options.rounds):
-        for endpoint, slices in zip(endpoints, seen, strict=True):
-            seconds = options.floor_seconds if endpoint is bare else options.slice_seconds
-            slices.append(_slice(rig, endpoint, asked, connections, seconds))
+    for number in range(options.rounds):
+        # Every other round goes backwards, so that a machine that slows down favours nobody.
+        for position in (0, 1, 2) if number % 2 == 0 else (2, 1, 0):
+            seconds = options.floor_seconds if position == 0 else options.slice_seconds
+            seen[position].append(_slice(rig, endpoints[position], asked, connections, seconds))
     small = _row(scenario, few, connections, seen[1], seen[0])
     large = _row(scenario, many, connections, seen[2], seen[0])
     growth = median_ratio(seen[2], seen[1], _cpu_per_request)
     large.ratios[f"cpu / at {few.images} images"] = growth
     rig.found(small)
     rig.found(large)
-    if connections == _busiest_but_one(rig):
+    if connections == _middle_connections(rig):
         if scenario == "list":
             rig.targets.append(_bare_target("list of 25", small, 14))
         if scenario != "list by tag, sorted by name":
@@ -211,14 +212,14 @@ def _row(
 _cpu_per_request: Callable[[Slice], float] = lambda part: part.cpu_per_request  # noqa: E731
 
 
-def _busiest_but_one(rig: Rig) -> int:
-    """The connections at which reads are held against their targets: 16 in a full run."""
+def _middle_connections(rig: Rig) -> int:
+    """At how many connections reads are held against their targets: 16 in a full run."""
     ordered = sorted(rig.options.connections)
     return ordered[len(ordered) // 2]
 
 
 def _aim(rig: Rig, row: Row, what: str, bares: float) -> None:
-    if row.connections == _busiest_but_one(rig):
+    if row.connections == _middle_connections(rig):
         rig.targets.append(_bare_target(f"{what} at {row.images} images", row, bares))
 
 

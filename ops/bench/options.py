@@ -26,11 +26,11 @@ class Options:
     small_bytes: int = 1 << 20
     large_bytes: int = 1 << 30
     rounds: int = 3
-    slice_seconds: float = 1.5
+    slice_seconds: float = 1.2
     """How long each scenario is measured in each round."""
-    floor_seconds: float = 0.7
+    floor_seconds: float = 0.6
     """How long its floor is."""
-    window_seconds: float = 8.0
+    window_seconds: float = 6.0
     """How long large transfers over several connections are watched; they are cut off then."""
     small_transfers: int = 240
     """Uploads of the small size in each round, at most."""
