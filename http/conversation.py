@@ -91,6 +91,10 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
         response = _refusal(request, 409, "Others changed this image at the same moment.", None)
     except Exception as error:
         response = _failure(request, error)
+    finally:
+        api.running -= 1
+    if api.draining:
+        response.force_close()
     if not response.prepared:
         response.headers["x-openstack-request-id"] = request["id"]
     return response

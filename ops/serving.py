@@ -14,6 +14,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from calotype.http.conversation import Api
 from calotype.http.routes import application
 from calotype.ops import sweeper, wiring
 from calotype.ops.settings import Settings, SettingsError
@@ -76,7 +77,7 @@ async def _serve(settings: Settings) -> int:
         application(api),
         access_log=log if settings.http.access_log else None,  # type: ignore[arg-type]
         read_bufsize=READ_BUFFER_BYTES,
-        shutdown_timeout=settings.http.grace_seconds,
+        shutdown_timeout=1.0,
         handle_signals=False,
         keepalive_timeout=75,
     )
@@ -89,6 +90,8 @@ async def _serve(settings: Settings) -> int:
     api.draining = True
     log.info("draining")
     await asyncio.sleep(settings.http.drain_seconds)
+    await site.stop()
+    await _finish_requests(api, settings.http.grace_seconds)
     await runner.cleanup()
     for chore in chores:
         chore.cancel()
@@ -98,6 +101,15 @@ async def _serve(settings: Settings) -> int:
         await asyncio.to_thread(driver.close)
     log.info("stopped")
     return 0
+
+
+async def _finish_requests(api: Api, grace_seconds: float) -> None:
+    """Waits for running requests. aiohttp's own shutdown would stop reading their bodies."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(grace_seconds):
+            while api.running:  # noqa: ASYNC110 - counting is cheaper than an event a request
+                await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # Answers that were just made are still on their way out.
 
 
 async def _give_back(recorder: GroupCommitRecorder, process_id: str) -> None:

@@ -1,9 +1,16 @@
-"""The real components that tests share: one PostgreSQL and one SeaweedFS a run."""
+"""The real components that tests share: PostgreSQL, SeaweedFS, and `calotype serve` itself."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -44,3 +51,113 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SeaweedFS"]
 
     with SeaweedFS(Path(tmp_path_factory.mktemp("seaweedfs"))) as server:
         yield server
+
+
+START_SECONDS = 30.0
+
+
+class Service:
+    """A `calotype serve` process on a free port; the data stays when it dies."""
+
+    def __init__(self, folder: Path, log_url: str | None, **environment: str) -> None:
+        self.folder = folder
+        self.log_url = log_url
+        self.environment = environment
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self.lines: list[str] = []
+
+    @property
+    def options(self) -> list[str]:
+        log = ["--log-url", self.log_url] if self.log_url else []
+        return ["--data", str(self.folder), *log]
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs another `calotype` command on the same data."""
+        command = [sys.executable, "-m", "calotype.ops", *arguments, *self.options]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, **self.environment},
+        )
+
+    def start(self, *more: str) -> None:
+        """Starts it and waits until it is ready."""
+        if self.log_url:
+            done = self.run("migrate")
+            assert done.returncode == 0, done.stderr
+        command = [sys.executable, "-m", "calotype.ops", "serve", "--listen", "127.0.0.1:0"]
+        self.process = subprocess.Popen(
+            [*command, *self.options, *more],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "CALOTYPE_QUIET": "1", **self.environment},
+        )
+        ready = threading.Event()
+        threading.Thread(target=self._read, args=(self.process, ready), daemon=True).start()
+        assert ready.wait(START_SECONDS), self.lines
+
+    def _read(self, process: subprocess.Popen[bytes], ready: threading.Event) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.lines.append(line.decode())
+            if b'"event": "ready"' in line:
+                self.port = int(json.loads(line)["listen"].rpartition(":")[2])
+                ready.set()
+
+    def kill(self) -> None:
+        """As a crash would: no chance to do anything."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(30)
+
+    def terminate(self) -> int:
+        """As an operator would; the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    """A service, not yet started, on each log."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+    service = Service(tmp_path / "data", url)
+    yield service
+    if service.process is not None and service.process.poll() is None:
+        service.kill()
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Iterator[Any]:
+    """Makes services on the embedded log."""
+    made: list[Service] = []
+
+    def make(**environment: str) -> Service:
+        made.append(Service(tmp_path / f"data{len(made)}", None, **environment))
+        return made[-1]
+
+    yield make
+    for service in made:
+        if service.process is not None and service.process.poll() is None:
+            service.kill()
+
+
+def until(condition: Any, seconds: float = 40.0) -> Any:
+    """Waits until the condition is true and returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+    return result
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Any:
+    return until

@@ -1,0 +1,97 @@
+"""The command line: help everywhere, settings that are checked, errors that name the fix."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calotype.ops.settings import SettingsError, load_settings
+
+COMMANDS = ([], ["serve"], ["migrate"], ["status"], ["reconcile"], ["config"], ["config", "check"])
+
+
+def _calotype(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "calotype.ops", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "100", **environment},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: list[str]) -> None:
+    done = _calotype(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.slow
+def test_config_check_prints_what_is_in_force_without_secrets(tmp_path: Path) -> None:
+    file = tmp_path / "calotype.toml"
+    file.write_text(
+        '[log]\nurl = "postgresql://calotype:MARKER-A@db/calotype"\n'
+        '[store]\nkind = "s3"\nendpoint = "http://s3:9000"\nbucket = "images"\n'
+        'access_key = "key"\nsecret_key = "MARKER-B"\n'
+    )
+    done = _calotype("config", "check", "--config", str(file), CALOTYPE_HTTP__MAX_LIMIT="50")
+    assert done.returncode == 0, done.stderr
+    assert "MARKER" not in done.stdout + done.stderr
+    assert "http.max_limit = 50" in done.stdout
+    assert "store.bucket = 'images'" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_wrong_setting_is_one_message_naming_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "calotype.toml"
+    file.write_text('[http]\nlisten = "nonsense"\n')
+    done = _calotype("serve", "--config", str(file))
+    assert done.returncode == 2
+    assert "http.listen: use HOST:PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[htpp]\nlisten = 1", "htpp: there is no such setting"),
+        ("[http]\nlissten = 'x'", "http.lissten: there is no such setting"),
+        ("[log]\nurl = 'mysql://x'", "log.url: use sqlite:///path or postgresql://"),
+        ("[store]\nkind = 's3'", "'endpoint'"),
+        ("workers = 0", "workers: "),
+        ("hashing_algorithm = 'md4'", "hashing_algorithm: "),
+        ("[limits]\ntags = -2", "limits.tags: "),
+        ("not toml", "is not valid TOML"),
+    ],
+)
+def test_settings_errors_name_the_key_and_the_fix(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "calotype.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as refused:
+        load_settings(file)
+    assert message in str(refused.value)
+
+
+def test_options_win_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "calotype.toml"
+    file.write_text('data = "file"\n[http]\nlisten = "127.0.0.1:1"\nmax_limit = 7\n')
+    monkeypatch.setenv("CALOTYPE_HTTP__LISTEN", "127.0.0.1:2")
+    settings = load_settings(file, data=None)
+    assert (settings.data, settings.http.listen, settings.http.max_limit) == (
+        "file",
+        "127.0.0.1:2",
+        7,
+    )
+    assert load_settings(file, http__listen="127.0.0.1:3").http.listen == "127.0.0.1:3"
+
+
+def test_the_embedded_default_needs_no_settings(tmp_path: Path) -> None:
+    settings = load_settings(None, data=str(tmp_path))
+    assert settings.log_url() == f"sqlite:///{tmp_path}/log.sqlite"
+    assert settings.store_options() == {"directory": f"{tmp_path}/images"}
