@@ -119,49 +119,40 @@ SITE_PROPERTIES: dict[str, Any] = {
         "type": ["null", "string"],
         "pattern": _UUID_PATTERN,
         "description": "The image with the kernel to boot, for an AMI-style image.",
-        "is_base": False,
     },
     "ramdisk_id": {
         "type": ["null", "string"],
         "pattern": _UUID_PATTERN,
         "description": "The image with the ramdisk to boot, for an AMI-style image.",
-        "is_base": False,
     },
     "instance_uuid": {
         "type": "string",
         "description": "The server that this image was made of.",
-        "is_base": False,
     },
     "architecture": {
         "type": "string",
         "description": "The processor architecture that the image needs.",
-        "is_base": False,
     },
     "os_distro": {
         "type": "string",
         "description": "The operating system's distribution, in lower case.",
-        "is_base": False,
     },
     "os_version": {
         "type": "string",
         "description": "The operating system's version.",
-        "is_base": False,
     },
     "description": {
         "type": "string",
         "description": "What the image is, for people.",
-        "is_base": False,
     },
     "cinder_encryption_key_id": {
         "type": "string",
         "description": "The key of an encrypted volume that was uploaded as this image.",
-        "is_base": False,
     },
     "cinder_encryption_key_deletion_policy": {
         "type": "string",
         "description": "Whether that key goes when the image goes.",
         "enum": ["on_image_deletion", "do_not_delete"],
-        "is_base": False,
     },
 }
 """Custom properties whose form is agreed on everywhere."""
@@ -184,11 +175,26 @@ _MEMBER_PROPERTIES = {
 
 
 def image_schema(site_properties: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of an image, with the installation's own properties."""
+    """The schema of an image, with the installation's own properties.
+
+    `site_properties` is what a schema-image.json holds: schemas by property name, or an object
+    with these as `properties` and perhaps a list `required`. Raises ValueError for one that
+    gives another meaning to a field that every image has.
+    """
+    required: list[str] = []
+    if "properties" in site_properties and set(site_properties) <= {"properties", "required"}:
+        required = list(site_properties.get("required", []))
+        site_properties = site_properties["properties"]
+    for name, schema in site_properties.items():
+        if name in BASE_PROPERTIES and schema != BASE_PROPERTIES[name]:
+            raise ValueError(f"Property '{name}' belongs to every image; define it no other way.")
+    # glanceclient adds what is not base, and replaces what is.
+    site = {name: {**schema, "is_base": False} for name, schema in site_properties.items()}
     return {
         "name": "image",
-        "properties": {**site_properties, **BASE_PROPERTIES},
+        "properties": {**site, **BASE_PROPERTIES},
         "additionalProperties": {"type": "string"},
+        **({"required": required} if required else {}),
         "links": [
             {"rel": "self", "href": "{self}"},
             {"rel": "enclosure", "href": "{file}"},
