@@ -107,23 +107,7 @@ class S3Driver:
         self._part_size_bytes = part_size_bytes
         self._create_bucket = create_bucket
         self._place = f"s3+{endpoint.rstrip('/')}/{bucket}/{quote(prefix)}"
-        self._pool = urllib3.PoolManager(
-            maxsize=connections,
-            timeout=urllib3.Timeout(connect=min(5.0, timeout_seconds), read=timeout_seconds),
-            # A write is not repeated blindly: its first attempt may have succeeded.
-            retries=urllib3.Retry(
-                total=2,
-                connect=1,
-                read=1,
-                redirect=0,
-                status=0,
-                other=0,
-                backoff_factor=0.1,
-                allowed_methods=("GET", "HEAD", "DELETE"),
-                raise_on_redirect=False,
-                respect_retry_after_header=False,
-            ),
-        )
+        self._pool = _connection_pool(timeout_seconds, connections)
         self._client = Minio(
             address,
             access_key,
@@ -257,6 +241,27 @@ class S3Driver:
             if not page.is_truncated or following in (marker, (None, None)):
                 return
             marker = following
+
+
+def _connection_pool(timeout_seconds: float, connections: int) -> urllib3.PoolManager:
+    """Gives up soon, where the SDK's own pool would wait for minutes, and follows nobody."""
+    return urllib3.PoolManager(
+        maxsize=connections,
+        timeout=urllib3.Timeout(connect=min(5.0, timeout_seconds), read=timeout_seconds),
+        # A write is not repeated blindly: its first attempt may have succeeded.
+        retries=urllib3.Retry(
+            total=2,
+            connect=1,
+            read=1,
+            redirect=0,
+            status=0,
+            other=0,
+            backoff_factor=0.1,
+            allowed_methods=("GET", "HEAD", "DELETE"),
+            raise_on_redirect=False,
+            respect_retry_after_header=False,
+        ),
+    )
 
 
 def _address(endpoint: str) -> str:
