@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import subprocess
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,25 @@ def test_the_client_notices_bytes_that_changed_in_the_store(
 def test_an_image_without_data_has_none_to_send(glance: Client) -> None:
     image = glance.images.create(name="no data yet")
     assert glance.images.data(image.id).wrapped is None
+
+
+def test_an_upload_that_breaks_off_is_repeated_on_the_same_image(glance: Client) -> None:
+    class Breaking(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() > 3 << 20:
+                raise EOFError
+            return super().read(size)
+
+    image = glance.images.create(name="again", disk_format="raw", container_format="bare")
+    with pytest.raises(EOFError):
+        glance.images.upload(image.id, Breaking(bytes(8 << 20)))
+    # The service hears of the broken connection a moment later.
+    deadline = time.monotonic() + 10
+    while glance.images.get(image.id).status != "queued":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    glance.images.upload(image.id, io.BytesIO(b"whole"))
+    assert b"".join(glance.images.data(image.id)) == b"whole"
 
 
 def test_tags_come_and_go_one_by_one(glance: Client) -> None:
