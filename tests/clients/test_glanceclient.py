@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import subprocess
 import time
 import uuid
@@ -283,8 +282,7 @@ def test_refusals_arrive_as_the_errors_that_programs_catch(glance: Client) -> No
 def test_the_request_id_of_a_caller_comes_back(service: str) -> None:
     client = Client(service, token="none is looked at", global_request_id="req-the-callers")
     image = client.images.create(name="traced")
-    assert len(image.request_ids) == 1
-    assert image.request_ids[0].startswith("req-")
+    assert image.request_ids == ["req-the-callers"]
 
 
 def test_the_glance_command_keeps_a_disk(
@@ -305,9 +303,3 @@ def test_the_glance_command_keeps_a_disk(
     assert saved.read_bytes() == qcow2.read_bytes()
     refused = run_client(*access, "image-show", str(uuid.uuid4()), code=1)
     assert "404 Not Found" in refused.stderr + refused.stdout
-
-
-def test_the_schemas_are_read_whole(glance: Client) -> None:
-    for name in ("image", "images", "member", "members"):
-        assert glance.schemas.get(name).name == name
-    assert json.loads(json.dumps(glance.schemas.get("image").raw()))["name"] == "image"
