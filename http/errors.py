@@ -80,11 +80,13 @@ def error_answer(
     """The answer in the form that `Accept` asks for: text/html, application/json or text/plain.
 
     HTML wins a tie with JSON, and text/plain is for those who accept neither or say nothing.
-    Any text may be explained: what UTF-8 cannot say is replaced.
+    Any text may be explained: what UTF-8 cannot say is replaced. A 500 never shows its
+    explanation.
     """
     title = TITLES.get(status) or HTTPStatus(status).phrase
     line = f"{status} {title}"
-    text = explanation or SENTENCES.get(status, title)
+    # What went wrong inside is for the log and not for strangers.
+    text = (explanation if status != 500 else "") or SENTENCES.get(status, title)
     text = text.encode("utf-8", "replace").decode()
     form = _form(accept)
     if form == "html":

@@ -111,6 +111,7 @@ def _choosing_filter(name: str, value: str) -> Filter:
         return Filter(name, "in", _values(name, rest))
     if colon and operator in ("neq", "gt", "gte", "lt", "lte"):
         raise Invalid(f"Parameter '{name}': operator '{operator}' is not supported; use eq or in.")
+    # Glance refuses any other colon; here it is part of a name such as "ubuntu:22.04".
     return Filter(name, "eq", (value,))
 
 
