@@ -18,7 +18,8 @@ import uvloop
 from eventsourcing.persistence import StoredEvent
 
 from calotype.commands import fields as rules
-from calotype.commands.image import Cause, Image, create
+from calotype.commands.image import Image, create
+from calotype.commands.policy import Cause
 from calotype.ops.settings import Log, Settings
 from calotype.ops.wiring import migrate, recorder_of
 from calotype.projections.images import rows_of

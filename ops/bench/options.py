@@ -25,10 +25,10 @@ class Options:
     connections: tuple[int, ...] = (1, 16, 64)
     small_bytes: int = 1 << 20
     large_bytes: int = 1 << 30
-    rounds: int = 3
-    slice_seconds: float = 1.2
+    rounds: int = 5
+    slice_seconds: float = 0.7
     """How long each scenario is measured in each round."""
-    floor_seconds: float = 0.6
+    floor_seconds: float = 0.4
     """How long its floor is."""
     window_seconds: float = 6.0
     """How long large transfers over several connections are watched; they are cut off then."""
