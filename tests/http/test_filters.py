@@ -83,6 +83,12 @@ def test_values_in_quotes_come_back_as_they_were(chosen):
     assert query.filters == (Filter("name", "in", tuple(chosen)),)
 
 
+@pytest.mark.parametrize("character", ["n", "\n", "\r", "\\", '"', ",", "☃"])
+def test_a_backslash_in_quotes_stands_before_any_character_even_a_line_break(character):
+    query = parse_list([("name", f'in:"a\\{character}b",c')])
+    assert query.filters == (Filter("name", "in", (f"a{character}b", "c")),)
+
+
 @given(chosen=some.lists(text.filter(lambda value: not set(value) & set('",')), min_size=1))
 def test_values_without_commas_and_quotes_need_no_quotes(chosen):
     query = parse_list([("status", "in:" + ",".join(chosen))])
