@@ -5,6 +5,7 @@ log knows where bytes may lie and which process was writing them.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
@@ -12,21 +13,23 @@ from uuid import UUID
 
 from calotype.commands.errors import (
     CalotypeError,
-    Forbidden,
+    Conflict,
     Gone,
     Invalid,
     LimitExceeded,
     Unavailable,
 )
-from calotype.commands.image import DOOMED, Cause, Image
-from calotype.commands.parts import SYSTEM, Parts, cause_of, image_uuid, new_id
-from calotype.commands.policy import Actor, require
+from calotype.commands.image import Image, image_uuid
+from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
+from calotype.commands.policy import Actor, Cause, require
+from calotype.commands.states import DOOMED
 from calotype.stores.images import driver as stores
 from calotype.stores.images import pipe
 
 STORE_REFUSALS: dict[type[stores.StoreError], type[CalotypeError]] = {
     stores.StoreFull: LimitExceeded,
-    stores.StoreForbidden: Forbidden,
+    stores.StoreForbidden: Unavailable,
+    stores.DataExists: Conflict,
     stores.StoreUnavailable: Unavailable,
     pipe.TooLarge: LimitExceeded,
     pipe.SizeMismatch: Invalid,
@@ -62,9 +65,9 @@ async def upload_data(
     cap = parts.limits.image_size_bytes if parts.limits.image_size_bytes >= 0 else None
     if cap is not None and size_bytes is not None and size_bytes > cap:
         raise LimitExceeded(f"The image has {size_bytes} bytes; at most {cap} are allowed.")
-    aggregate_id, upload_id = image_uuid(image_id), new_id()
+    aggregate_id, upload_id = image_uuid(image_id), secrets.token_hex(6)
     driver = parts.stores[parts.default_store]
-    key = f"{aggregate_id}-{upload_id[-12:]}"
+    key = f"{aggregate_id}-{upload_id}"
     await parts.log.change(
         aggregate_id,
         partial(require, actor, "upload_image"),
@@ -72,7 +75,7 @@ async def upload_data(
         cause,
         upload_id=upload_id,
         store=parts.default_store,
-        url=driver.url_of(key),
+        url=driver.base_url + key,
         holder=parts.process_id,
     )
     parts.uploads.add(upload_id)

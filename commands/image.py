@@ -5,7 +5,6 @@ domain's errors. `apply` of an event is the only code that changes state, so the
 commands, projections and replay. Statuses and transitions follow the Image API v2.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -13,55 +12,8 @@ from uuid import UUID
 from eventsourcing.domain import Aggregate, CanCreateTimestamp
 
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
-
-INTENDED, STORED, DOOMED = "intended", "stored", "doomed"
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Who wants a change and by which request; every event carries it."""
-
-    actor: dict[str, Any]
-    """`user`, `project` (text or None) and `roles` (sorted list)."""
-    request_id: str
-    traceparent: str | None
-    """W3C trace context of the request, or None where the caller gave none."""
-    command_id: str
-    """Unique for each attempt at a command: tells after a lost reply whether it was written."""
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "actor": self.actor,
-            "request_id": self.request_id,
-            "traceparent": self.traceparent,
-            "command_id": self.command_id,
-        }
-
-
-@dataclass(slots=True)
-class Blob:
-    """Bytes in a store that this image put there, or was about to.
-
-    `state` is `intended` from the intent event until the outcome is known, `stored` while the
-    image stands on it, `doomed` from then on until the bytes are known to be gone.
-    """
-
-    url: str
-    store: str
-    state: str
-    upload_id: str | None = None
-    holder: str | None = None
-    """The process that is writing it; None once the upload has ended. Nobody else touches the
-    bytes while it holds a lease."""
-
-
-@dataclass(slots=True)
-class Member:
-    """A project that a shared image is offered to."""
-
-    status: str
-    created_at: str
-    updated_at: str
+from calotype.commands.policy import Cause
+from calotype.commands.states import DOOMED, INTENDED, STORED, Blob, Member
 
 
 def api_time(moment: datetime) -> str:
@@ -437,6 +389,16 @@ class Image(Aggregate):
         if member not in self.members:
             raise NotFound(f"Project {member} is not a member of image {self.image_id}.")
         self.trigger_event(Image.MemberRemoved, member=member, **cause.facts())
+
+
+def image_uuid(image_id: str) -> UUID:
+    """The aggregate's id for an image id from a URL. Raises NotFound for what is no UUID."""
+    if len(image_id) == 36:
+        try:
+            return UUID(image_id)
+        except ValueError:
+            pass
+    raise NotFound(f"No image found with ID {image_id}")
 
 
 def create(

@@ -12,9 +12,10 @@ from typing import Any
 
 from calotype.commands.errors import Conflict, Forbidden, Invalid
 from calotype.commands.fields import check_count
-from calotype.commands.image import STORED, Cause, Image
+from calotype.commands.image import Image
 from calotype.commands.parts import Parts
-from calotype.commands.policy import Actor, allows
+from calotype.commands.policy import Actor, Cause, allows
+from calotype.commands.states import STORED
 from calotype.stores.images.driver import StoreError
 
 _OWN_KEY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-[0-9a-f]{12}$")

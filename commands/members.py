@@ -5,9 +5,9 @@ from typing import Any
 
 from calotype.commands import fields as rules
 from calotype.commands.errors import Forbidden, Invalid, LimitExceeded, NotFound
-from calotype.commands.image import Cause, Image
-from calotype.commands.parts import Parts, image_uuid
-from calotype.commands.policy import Actor, Target, allows, require
+from calotype.commands.image import Image, image_uuid
+from calotype.commands.parts import Parts
+from calotype.commands.policy import Actor, Cause, Target, allows, require
 
 
 async def add_member(
@@ -51,9 +51,7 @@ async def set_member_status(
             raise Forbidden("Only the invited project may set its status.")
 
     wish = Image.set_member_status
-    image: Image = await parts.log.change(
-        image_uuid(image_id), check, wish, cause, member, status
-    )
+    image: Image = await parts.log.change(image_uuid(image_id), check, wish, cause, member, status)
     return image
 
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from calotype.commands import fields as rules
 from calotype.commands.errors import Conflict, Forbidden
-from calotype.commands.image import Cause, Image, create
+from calotype.commands.image import Image, create, image_uuid
 from calotype.commands.locations import Place, change_locations, measure_places
-from calotype.commands.parts import Parts, image_uuid, new_id
-from calotype.commands.policy import Actor, allows, require
+from calotype.commands.parts import Parts, new_id
+from calotype.commands.policy import Actor, Cause, allows, require
 from calotype.stores.log.log import AlreadyExists
 
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from calotype.commands.errors import NotFound
-from calotype.commands.image import Cause, Image
-from calotype.commands.policy import Actor
+from calotype.commands.image import Image
+from calotype.commands.policy import Actor, Cause
 from calotype.stores.images.driver import Driver
 from calotype.stores.log.log import EventLog
 
@@ -62,13 +61,3 @@ def cause_of(actor: Actor, request_id: str, traceparent: str | None = None) -> C
 
 SYSTEM = Actor(user="calotype", project=None, roles=frozenset({"admin"}))
 """The actor of what the service does on its own: clean-up, recovery."""
-
-
-def image_uuid(image_id: str) -> UUID:
-    """The aggregate's id for an image id from a URL. Raises NotFound for what is no UUID."""
-    if len(image_id) == 36:
-        try:
-            return UUID(image_id)
-        except ValueError:
-            pass
-    raise NotFound(f"No image found with ID {image_id}")

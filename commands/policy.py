@@ -6,7 +6,7 @@ actor and of the image; it never looks at anything else.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from calotype.commands.errors import Forbidden, NotFound
 
@@ -35,9 +35,30 @@ class Actor:
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_admin", "admin" in self.roles)
 
-    def recorded(self) -> dict[str, object]:
+    def recorded(self) -> dict[str, Any]:
         """What events say of the actor; never a token."""
         return {"user": self.user, "project": self.project, "roles": sorted(self.roles)}
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Who wants a change and by which request; every event carries it."""
+
+    actor: dict[str, Any]
+    """`user`, `project` (text or None) and `roles` (sorted list)."""
+    request_id: str
+    traceparent: str | None
+    """W3C trace context of the request, or None where the caller gave none."""
+    command_id: str
+    """Unique for each attempt at a command: tells after a lost reply whether it was written."""
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "actor": self.actor,
+            "request_id": self.request_id,
+            "traceparent": self.traceparent,
+            "command_id": self.command_id,
+        }
 
 
 def with_implied(roles: set[str]) -> frozenset[str]:

@@ -11,13 +11,11 @@ import structlog
 from aiohttp import web
 
 from calotype.commands.errors import CalotypeError, Invalid
-from calotype.commands.image import Cause
-from calotype.commands.parts import Parts, cause_of
-from calotype.commands.policy import Actor
+from calotype.commands.parts import Parts
+from calotype.commands.policy import Actor, Cause
 from calotype.http.errors import error_answer, status_of
 from calotype.projections.queries import Queries
-from calotype.stores.log.log import TooManyConflicts
-from calotype.stores.log.recorder import LogFull, LogUnavailable
+from calotype.stores.log.log import LogFull, LogUnavailable, TooManyConflicts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,8 +34,8 @@ class Api:
 
     parts: Parts
     queries: Queries
-    identify: Callable[[web.Request], Actor]
-    """Tells who asks. Raises Unauthenticated."""
+    identify: Callable[[web.Request], Actor] | Actor
+    """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
     default_limit: int = 25
     max_limit: int = 1000
     direct_url_shown: bool = False
@@ -50,6 +48,7 @@ class Api:
     """Requests that are being handled."""
 
 
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 API: web.AppKey[Api] = web.AppKey("api", Api)
 ELSEWHERE: web.AppKey[Handler] = web.AppKey("elsewhere", Callable)  # type: ignore[arg-type]
 """Handles the paths that no route takes."""
@@ -63,12 +62,12 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
         request_id = "req-" + str(UUID(bytes=secrets.token_bytes(16), version=4))
     else:
         request_id = given if given.startswith("req-") else f"req-{given}"
-    request["id"] = request_id
+    request[REQUEST_ID] = request_id
     api = request.app[API]
     api.running += 1
     try:
         if len(given) > _LONGEST_REQUEST_ID:
-            request["id"] = request_id[:_LONGEST_REQUEST_ID]
+            request[REQUEST_ID] = request_id[:_LONGEST_REQUEST_ID]
             raise web.HTTPRequestHeaderFieldsTooLarge
         unrouted = request.match_info.http_exception
         if unrouted is not None and unrouted.status == 404:
@@ -96,7 +95,7 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
     if api.draining:
         response.force_close()
     if not response.prepared:
-        response.headers["x-openstack-request-id"] = request["id"]
+        response.headers["x-openstack-request-id"] = request[REQUEST_ID]
     return response
 
 
@@ -104,9 +103,11 @@ def _failure(request: web.Request, error: Exception) -> web.Response:
     """The answer to what no part expected, noted for the operator."""
     if isinstance(error, ConnectionError) and request.transport is None:
         # Clients vanish every day, so that is one quiet line. Nobody reads the answer.
-        log.info("client vanished", request_id=request["id"], path=request.path)
+        log.info("client vanished", request_id=request[REQUEST_ID], path=request.path)
     else:
-        log.error("request failed", request_id=request["id"], path=request.path, exc_info=error)
+        log.error(
+            "request failed", request_id=request[REQUEST_ID], path=request.path, exc_info=error
+        )
     return _refusal(request, 500, "", None)
 
 
@@ -124,7 +125,8 @@ def _explanation(error: web.HTTPException) -> str:
 
 def actor_of(request: web.Request) -> Actor:
     """Who asks. Raises Unauthenticated."""
-    return request.app[API].identify(request)
+    identify = request.app[API].identify
+    return identify if isinstance(identify, Actor) else identify(request)
 
 
 def cause_of_request(request: web.Request, actor: Actor) -> Cause:
@@ -132,7 +134,7 @@ def cause_of_request(request: web.Request, actor: Actor) -> Cause:
     traceparent = request.headers.get("traceparent")
     if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = None
-    return cause_of(actor, request["id"], traceparent)
+    return Cause(actor.recorded(), request[REQUEST_ID], traceparent, secrets.token_hex(8))
 
 
 def refuse_body(request: web.Request) -> None:

@@ -17,9 +17,9 @@ from calotype.commands.errors import (
     RangeUnsatisfiable,
     UnsupportedMedia,
 )
-from calotype.commands.parts import image_uuid
+from calotype.commands.image import image_uuid
 from calotype.commands.policy import allows, require
-from calotype.http.conversation import API, Api, actor_of, cause_of_request, refuse_body
+from calotype.http.conversation import API, REQUEST_ID, Api, actor_of, cause_of_request, refuse_body
 from calotype.http.sending import open_source, send
 from calotype.projections.queries import ImageRow
 from calotype.stores.images.driver import DataMissing, StoreError
@@ -134,7 +134,7 @@ async def _send_from(
 def _headers(request: web.Request, row: ImageRow, span: tuple[int, int] | None) -> dict[str, str]:
     headers = {
         "Content-Type": "application/octet-stream",
-        "x-openstack-request-id": request["id"],
+        "x-openstack-request-id": request[REQUEST_ID],
     }
     if row.checksum:
         headers["Content-MD5"] = row.checksum

@@ -7,11 +7,11 @@ import re
 from aiohttp import web
 
 from calotype.commands.errors import NotFound
-from calotype.http.conversation import API, actor_of, json_answer, refuse_body
+from calotype.http.conversation import API, REQUEST_ID, actor_of, json_answer, refuse_body
 from calotype.http.errors import error_answer
 from calotype.http.schemas import schema_document
 from calotype.http.versions import accepted_prefix, versions_document
-from calotype.stores.log.recorder import LogUnavailable
+from calotype.stores.log.log import LogUnavailable
 
 _ACCEPTED_VERSION = re.compile(r"application/vnd\.openstack\.images-(v[0-9.]+)")
 _IMPORT_METHODS = (
@@ -57,7 +57,7 @@ async def elsewhere(request: web.Request) -> web.StreamResponse:
 async def _again(request: web.Request, path: str) -> web.StreamResponse:
     """Handles the request as one to /v2 + path."""
     clone = request.clone(rel_url="/v2" + path)
-    clone["id"] = request["id"]
+    clone[REQUEST_ID] = request[REQUEST_ID]
     match = await request.app.router.resolve(clone)
     match.add_app(request.app)
     clone._match_info = match

@@ -5,8 +5,7 @@ from aiohttp import web
 
 from calotype.commands import metadata
 from calotype.commands.errors import Invalid, NotFound
-from calotype.commands.image import Image
-from calotype.commands.parts import image_uuid
+from calotype.commands.image import Image, image_uuid
 from calotype.commands.policy import Actor, allows, require_listing
 from calotype.http.conversation import (
     API,

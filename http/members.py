@@ -5,7 +5,7 @@ from aiohttp import web
 
 from calotype.commands import members
 from calotype.commands.errors import Forbidden, NotFound
-from calotype.commands.parts import image_uuid
+from calotype.commands.image import image_uuid
 from calotype.commands.policy import Actor, require
 from calotype.http.conversation import (
     API,

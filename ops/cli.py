@@ -14,7 +14,7 @@ from rich.table import Table
 
 from calotype.ops import wiring
 from calotype.ops.settings import Settings, SettingsError, load_settings
-from calotype.stores.log.recorder import LogUnavailable
+from calotype.stores.log.log import LogUnavailable
 
 app = typer.Typer(
     name="calotype",

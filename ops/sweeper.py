@@ -12,8 +12,8 @@ from uuid import UUID
 import structlog
 
 from calotype.commands.data import give_up_upload, remove_garbage
-from calotype.commands.image import DOOMED
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
+from calotype.commands.states import DOOMED
 from calotype.projections.queries import Queries, UnsettledBlob
 
 LEASE_SECONDS = 15.0

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -17,7 +18,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a database server's `postgres` database: CALOTYPE_TEST_POSTGRES or one of our own."""
     given = os.environ.get("CALOTYPE_TEST_POSTGRES")
     if given:
@@ -25,7 +26,11 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     from calotype.ops.backends.postgres import Postgres
 
-    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+    # Not below pytest's own folder: other runs of the same user may take that away from `nobody`.
+    with (
+        tempfile.TemporaryDirectory(prefix="calotype-") as folder,
+        Postgres(Path(folder)) as server,
+    ):
         yield server.url()
 
 

@@ -23,8 +23,8 @@ from calotype.commands.policy import Cause
 from calotype.ops.settings import Log, Settings
 from calotype.ops.wiring import migrate, recorder_of
 from calotype.projections.images import rows_of
-from calotype.stores.log.events import event_mapper
-from calotype.stores.log.recorder import Append, GroupCommitRecorder
+from calotype.stores.log.log import Append, event_mapper
+from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Replace
 
 _CAUSE = Cause(

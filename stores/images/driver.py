@@ -119,6 +119,9 @@ class Driver(Protocol):
     kind: str
     """"file", "s3" ..."""
 
+    base_url: str
+    """`url_of(key)` is this and the key, for every plain name."""
+
     def url_of(self, key: str) -> str:
         """Where `key` will stand; known before anything is written. Asks nobody."""
 

@@ -74,7 +74,7 @@ class FileDriver:
         """Uses `directory` and makes it if needed. Raises StoreForbidden, StoreUnavailable."""
         self._directory = os.path.abspath(directory)
         self._incoming = os.path.join(self._directory, _INCOMING)
-        self._place = f"file://{quote(self._directory.rstrip('/'))}/"
+        self.base_url = f"file://{quote(self._directory.rstrip('/'))}/"
         try:
             os.makedirs(self._directory, _FOLDER_MODE, exist_ok=True)
             os.makedirs(self._incoming, _FOLDER_MODE, exist_ok=True)
@@ -82,7 +82,7 @@ class FileDriver:
             raise store_error(error, f"Cannot make the directory {self._directory}") from error
 
     def url_of(self, key: str) -> str:
-        return self._place + checked_key(key)
+        return self.base_url + checked_key(key)
 
     def create(self, key: str, size_bytes: int | None) -> Sink:
         final = os.path.join(self._directory, checked_key(key))
@@ -93,7 +93,7 @@ class FileDriver:
             descriptor = os.open(temporary, _NEW_FILE, _FILE_MODE)
         except OSError as error:
             raise store_error(error, f"Cannot create a file in {self._incoming}") from error
-        return _FileSink(self._place + key, descriptor, temporary, final)
+        return _FileSink(self.base_url + key, descriptor, temporary, final)
 
     def open(self, url: str, start: int = 0, length: int | None = None) -> Source:
         path = self._path(url)
@@ -170,7 +170,7 @@ class FileDriver:
         """Nothing is held between calls."""
 
     def _path(self, url: str) -> str:
-        return os.path.join(self._directory, key_in(url, self._place))
+        return os.path.join(self._directory, key_in(url, self.base_url))
 
     def _size_of(self, status: os.stat_result, path: str) -> int:
         if not stat.S_ISREG(status.st_mode):
@@ -207,7 +207,7 @@ class FileDriver:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        url = self._place + key
+        url = self.base_url + key
         return Found(url, status.st_size, status.st_mtime, unfinished, entry.name)
 
 

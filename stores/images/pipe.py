@@ -7,6 +7,7 @@ is a strand on shared threads. A body that fits in one block takes a single job 
 import asyncio
 import hashlib
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,10 +17,11 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from calotype.stores.images.driver import Block, Driver, Sink, StoreError
-from calotype.stores.images.strands import Strand
 
 BLOCK_BYTES = 1 << 20
 BLOCKS_IN_FLIGHT = 8
+_JOBS_A_TURN = 8
+"""After so many jobs a strand queues up behind the others, so that none keeps a thread."""
 
 # Hashing never waits for anything, so it has threads of its own: a store that hangs can take all
 # of the writers and still no hash of another upload is late. More threads than this would only
@@ -354,3 +356,35 @@ async def _to_the_end(future: asyncio.Future[_Result]) -> _Result:
 def _remove(driver: Driver, url: str) -> None:
     with suppress(StoreError):
         driver.delete(url)
+
+
+class Strand:
+    """Runs its jobs one after the other, on a pool that many strands share.
+
+    It holds a thread only while it has jobs, so thousands of strands that wait for a slow client
+    cost nothing. A job must not raise.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._jobs: deque[Callable[[], object]] = deque()
+        self._lock = Lock()
+        self._running = False
+
+    def submit(self, job: Callable[[], object]) -> None:
+        """Queues `job`; returns at once. Raises RuntimeError when the pool was shut down."""
+        with self._lock:
+            self._jobs.append(job)
+            if self._running:
+                return
+            self._running = True
+        self._pool.submit(self._run)
+
+    def _run(self) -> None:
+        for _ in range(_JOBS_A_TURN):
+            self._jobs.popleft()()
+            with self._lock:
+                if not self._jobs:
+                    self._running = False
+                    return
+        self._pool.submit(self._run)

@@ -106,7 +106,7 @@ class S3Driver:
         self._region = region
         self._part_size_bytes = part_size_bytes
         self._create_bucket = create_bucket
-        self._place = f"s3+{endpoint.rstrip('/')}/{bucket}/{quote(prefix)}"
+        self.base_url = f"s3+{endpoint.rstrip('/')}/{bucket}/{quote(prefix)}"
         self._pool = _connection_pool(timeout_seconds, connections)
         self._client = Minio(
             address,
@@ -118,7 +118,7 @@ class S3Driver:
         )
 
     def url_of(self, key: str) -> str:
-        return self._place + checked_key(key)
+        return self.base_url + checked_key(key)
 
     def create(self, key: str, size_bytes: int | None) -> Sink:
         url = self.url_of(key)
@@ -170,7 +170,7 @@ class S3Driver:
             yield from self._found_uploads()
             yield from self._found_objects()
         except FAILURES as error:
-            raise refusal_of(error, f"Cannot list {self._place}") from None
+            raise refusal_of(error, f"Cannot list {self.base_url}") from None
 
     def discard(self, thing: Found) -> None:
         name = self._name(thing.url)
@@ -191,7 +191,7 @@ class S3Driver:
             try:
                 self._client.make_bucket(self._bucket, self._region)
             except FAILURES as error:
-                refusal = refusal_of(error, f"Cannot make the bucket of {self._place}")
+                refusal = refusal_of(error, f"Cannot make the bucket of {self.base_url}")
                 if not isinstance(refusal, DataExists):
                     raise refusal from None
         self._expect_bucket()
@@ -200,16 +200,16 @@ class S3Driver:
         self._pool.clear()
 
     def _name(self, url: str) -> str:
-        return self._prefix + key_in(url, self._place)
+        return self._prefix + key_in(url, self.base_url)
 
     def _expect_bucket(self) -> None:
         try:
             there = self._client.bucket_exists(self._bucket)
         except FAILURES as error:
-            raise refusal_of(error, f"Cannot use {self._place}") from None
+            raise refusal_of(error, f"Cannot use {self.base_url}") from None
         if not there:
             raise StoreUnavailable(
-                f"{self._place}: there is no bucket {self._bucket!r}; make it or set create_bucket."
+                f"{self.base_url}: no bucket {self._bucket!r}; make it or set create_bucket."
             )
 
     def _found_objects(self) -> Iterator[Found]:
@@ -218,7 +218,7 @@ class S3Driver:
             if not is_key(key) or thing.last_modified is None:
                 continue
             modified_at = thing.last_modified.timestamp()
-            yield Found(self._place + key, thing.size or 0, modified_at, False, key)
+            yield Found(self.base_url + key, thing.size or 0, modified_at, False, key)
 
     def _found_uploads(self) -> Iterator[Found]:
         marker: tuple[str | None, str | None] = (None, None)
@@ -234,7 +234,7 @@ class S3Driver:
                 if not is_key(key) or upload.upload_id is None or upload.initiated_time is None:
                     continue
                 began_at = upload.initiated_time.timestamp()
-                yield Found(self._place + key, 0, began_at, True, upload.upload_id)
+                yield Found(self.base_url + key, 0, began_at, True, upload.upload_id)
             # The SDK (7.2) files this marker under a name that is not its own.
             upload_marker = vars(page).get("self._next_upload_id_marker")
             following = (page.next_key_marker, upload_marker or page.next_upload_id_marker)

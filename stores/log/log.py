@@ -1,27 +1,136 @@
 """The event log as commands see it: load an aggregate, decide, append what follows.
 
+Here is the front half, which runs on the event loop; the recorder's writer thread is the back
+half, and `AppendQueue` stands between them.
+
 One command at a time per aggregate in this process; the recorder's version check keeps other
 processes honest. Aggregates are cached without asking the log whether they are current: what a
 command appends is checked by the log itself, and a refusal is believed only on fresh state.
 """
 
 import asyncio
+import concurrent.futures
 import random
-from collections import OrderedDict
+import threading
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from weakref import WeakValueDictionary
 
+import orjson
 from eventsourcing.domain import Aggregate
-from eventsourcing.persistence import IntegrityError
+from eventsourcing.persistence import (
+    IntegrityError,
+    Mapper,
+    OperationalError,
+    StoredEvent,
+    Tracking,
+    Transcoder,
+)
 
-from calotype.stores.log.events import event_mapper
-from calotype.stores.log.recorder import Append, GroupCommitRecorder
 from calotype.stores.log.tables import Replace
+
+if TYPE_CHECKING:
+    from calotype.stores.log.recorder import GroupCommitRecorder
 
 TRIES = 6
 """The first may be spent on a cached aggregate that turns out to be old."""
+
+
+class LogFull(Exception):
+    """Too many appends wait already; nothing was written."""
+
+
+class LogUnavailable(OperationalError):
+    """The database cannot be reached; the message holds no credentials."""
+
+
+Outcome = list[int] | BaseException
+"""The positions of an append's events, or why nothing was written."""
+
+
+@dataclass(slots=True, eq=False)
+class Append:
+    """Events of one command, with the query rows and tracking that go with them."""
+
+    events: Sequence[StoredEvent]
+    rows: Callable[[], Sequence[Replace]] | None
+    """Called once, in the writer's thread; what it raises fails only this append."""
+    tracking: Tracking | None
+    future: "asyncio.Future[list[int]] | concurrent.futures.Future[list[int]]"
+    changes: Sequence[Replace] = ()
+    """What `rows` gave; filled by the writer."""
+
+
+class AppendQueue:
+    """Appends that wait for the writer thread, which is started by the first of them."""
+
+    def __init__(self, write: Callable[[], None], queue_limit: int) -> None:
+        self._write_all = write
+        self._queue_limit = queue_limit
+        self._waiting: deque[Append] = deque()
+        self._arrived = threading.Condition()
+        self._writer: threading.Thread | None = None
+        self._closing = False
+
+    def submit(self, append: Append) -> None:
+        """Queues an append and returns at once; its future gets the positions.
+
+        The future fails with IntegrityError on a version conflict, with LogUnavailable when the
+        database is down, or with what went wrong. Raises LogFull when too many wait.
+        """
+        with self._arrived:
+            if len(self._waiting) >= self._queue_limit:
+                raise LogFull(f"{self._queue_limit} changes wait for the event log already")
+            if self._closing:
+                raise LogUnavailable("the event log is closed")
+            self._waiting.append(append)
+            if self._writer is None:
+                self._writer = threading.Thread(
+                    target=self._write_all, name="log-writer", daemon=True
+                )
+                self._writer.start()
+            self._arrived.notify()
+
+    def take(self, limit: int) -> list[Append]:
+        """Up to `limit` of what waits; blocks while nothing does. Empty: the queue has ended."""
+        with self._arrived:
+            while not self._waiting and not self._closing:
+                self._arrived.wait()
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), limit))]
+
+    def end(self) -> None:
+        """Takes no more appends, and returns when those that wait are written."""
+        with self._arrived:
+            self._closing = True
+            self._arrived.notify_all()
+        if self._writer is not None:
+            self._writer.join()
+
+
+class OrjsonTranscoder(Transcoder):
+    """Encodes the state of an event as plain JSON that any consumer can read.
+
+    Dates are RFC 3339 text in UTC with microseconds; `timestamp` is the only one that comes
+    back as a date, because it is the only one that the library computes with.
+    """
+
+    def encode(self, obj: Any) -> bytes:
+        return orjson.dumps(obj, option=orjson.OPT_UTC_Z)
+
+    def decode(self, data: bytes) -> Any:
+        state = orjson.loads(data)
+        if isinstance(state, dict) and "timestamp" in state:
+            state["timestamp"] = datetime.fromisoformat(state["timestamp"])
+        return state
+
+
+def event_mapper() -> Mapper[Any]:
+    """The mapper between domain events and stored events that everything here uses."""
+    return Mapper(transcoder=OrjsonTranscoder())
 
 
 class TooManyConflicts(Exception):
@@ -41,7 +150,7 @@ class EventLog:
 
     def __init__(
         self,
-        recorder: GroupCommitRecorder,
+        recorder: "GroupCommitRecorder",
         project: Callable[[Any, Sequence[Any]], Sequence[Replace]],
         cached_aggregates: int = 4096,
     ) -> None:
@@ -100,27 +209,51 @@ class EventLog:
                     raise
                 if cached and not aggregate.pending_events:
                     continue
-                if await self._try_append(aggregate):
+                try:
+                    await self._append(aggregate)
                     return aggregate
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                except IntegrityError:  # Another process was first.
+                    await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise TooManyConflicts(aggregate_id)
-
-    async def _try_append(self, aggregate: Any) -> bool:
-        """False when another process appended to this aggregate first."""
-        try:
-            await self._append(aggregate)
-        except IntegrityError:
-            return False
-        return True
 
     async def _append(self, aggregate: Any) -> None:
         events = aggregate.collect_events()
         if events:
             future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-            stored = [self._mapper.to_stored_event(event) for event in events]
+            stored = list(map(self._mapper.to_stored_event, events))
             project = self._project
             self.recorder.submit(Append(stored, lambda: project(aggregate, events), None, future))
             await future
         self._cache[aggregate.id] = aggregate
         if len(self._cache) > self._cached_aggregates:
             self._cache.popitem(last=False)
+
+
+def deliver(outcomes: Sequence[tuple[Append, Outcome]]) -> None:
+    """Resolves all futures, with one wake-up for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Outcome]]] = {}
+    for append, outcome in outcomes:
+        future = append.future
+        if isinstance(future, asyncio.Future):
+            by_loop.setdefault(future.get_loop(), []).append((future, outcome))
+        elif not future.set_running_or_notify_cancel():
+            pass  # Cancelled meanwhile: nobody waits any more.
+        elif isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    for loop, resolved in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, resolved)
+        except RuntimeError:
+            pass  # The loop is closed: nobody waits any more, and what was written stays written.
+
+
+def _resolve(resolved: Sequence[tuple[asyncio.Future[Any], Outcome]]) -> None:
+    for future, outcome in resolved:
+        if future.done():
+            continue
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -1,7 +1,5 @@
 """From a URL to the recorder of an event log."""
 
-from urllib.parse import urlsplit
-
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 
@@ -12,7 +10,7 @@ def open_log(
 
     Connects on first use and creates no tables. Raises ValueError naming the fix.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0]
     if scheme == "sqlite":
         path = url.removeprefix("sqlite:///")
         if not url.startswith("sqlite:///") or not path:

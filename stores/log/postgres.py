@@ -21,10 +21,11 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
+from calotype.stores.log.log import Append, Outcome
 from calotype.stores.log.postgres_batches import CHANNEL, BatchWriter
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 from calotype.stores.log.postgres_reading import AsyncReads
-from calotype.stores.log.recorder import Append, GroupCommitRecorder, Outcome
+from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.statements import migrations, numbered
 from calotype.stores.log.subscription import LogSubscription
 from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, table_ddl

@@ -14,8 +14,9 @@ import psycopg
 from eventsourcing.persistence import IntegrityError, StoredEvent
 from psycopg import errors
 
+from calotype.stores.log.log import Append, Outcome
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
-from calotype.stores.log.recorder import Append, Outcome, conflict, without_rivals
+from calotype.stores.log.recorder import conflict, without_rivals
 from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, merged
 
 CHANNEL = "calotype_log"

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from calotype.stores.log.recorder import LogUnavailable
+from calotype.stores.log.log import LogUnavailable
 
 _SETTINGS = {
     "application_name": "calotype",

@@ -8,24 +8,21 @@ serialised across processes, positions are in commit order and have no gaps.
 
 import asyncio
 import concurrent.futures
-import threading
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import structlog
 from eventsourcing.persistence import (
     IntegrityError,
-    OperationalError,
     ProcessRecorder,
     StoredEvent,
     Tracking,
 )
 
-from calotype.stores.log.tables import Replace, Table
+from calotype.stores.log.log import Append, AppendQueue, Outcome, deliver
+from calotype.stores.log.tables import Table
 
 BATCH_LIMIT = 256
 """How many appends one transaction takes at most."""
@@ -33,32 +30,7 @@ BATCH_LIMIT = 256
 log = structlog.get_logger("calotype.log")
 
 
-class LogFull(Exception):
-    """Too many appends wait already; nothing was written."""
-
-
-class LogUnavailable(OperationalError):
-    """The database cannot be reached; the message holds no credentials."""
-
-
-Outcome = list[int] | BaseException
-"""The positions of an append's events, or why nothing was written."""
-
-
-@dataclass(slots=True, eq=False)
-class Append:
-    """Events of one command, with the query rows and tracking that go with them."""
-
-    events: Sequence[StoredEvent]
-    rows: Callable[[], Sequence[Replace]] | None
-    """Called once, in the writer's thread; what it raises fails only this append."""
-    tracking: Tracking | None
-    future: "asyncio.Future[list[int]] | concurrent.futures.Future[list[int]]"
-    changes: Sequence[Replace] = ()
-    """What `rows` gave; filled by the writer."""
-
-
-class GroupCommitRecorder(ProcessRecorder, ABC):
+class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     """Writes and selects stored events, in batches.
 
     The synchronous methods are those of the eventsourcing library; they go through the same
@@ -66,33 +38,10 @@ class GroupCommitRecorder(ProcessRecorder, ABC):
     """
 
     def __init__(self, *, queue_limit: int = 4096, only_aggregates: bool = False) -> None:
-        self._queue_limit = queue_limit
+        super().__init__(self._write_for_ever, queue_limit)
         self._only_aggregates = only_aggregates
-        self._waiting: deque[Append] = deque()
-        self._arrived = threading.Condition()
-        self._writer: threading.Thread | None = None
-        self._closing = False
 
     # ---- appending ----
-
-    def submit(self, append: Append) -> None:
-        """Queues an append and returns at once; its future gets the positions.
-
-        The future fails with IntegrityError on a version conflict, with LogUnavailable when the
-        database is down, or with what went wrong. Raises LogFull when too many wait.
-        """
-        with self._arrived:
-            if len(self._waiting) >= self._queue_limit:
-                raise LogFull(f"{self._queue_limit} changes wait for the event log already")
-            if self._closing:
-                raise LogUnavailable("the event log is closed")
-            self._waiting.append(append)
-            if self._writer is None:
-                self._writer = threading.Thread(
-                    target=self._write_for_ever, name="log-writer", daemon=True
-                )
-                self._writer.start()
-            self._arrived.notify()
 
     def insert_events(
         self,
@@ -115,13 +64,9 @@ class GroupCommitRecorder(ProcessRecorder, ABC):
 
     def _write_for_ever(self) -> None:
         while True:
-            with self._arrived:
-                while not self._waiting and not self._closing:
-                    self._arrived.wait()
-                if not self._waiting:
-                    break
-                count = min(len(self._waiting), BATCH_LIMIT)
-                batch = [self._waiting.popleft() for _ in range(count)]
+            batch = self.take(BATCH_LIMIT)
+            if not batch:
+                break
             self._write(batch)
         self._close_writer()
 
@@ -140,7 +85,7 @@ class GroupCommitRecorder(ProcessRecorder, ABC):
         except Exception as error:
             log.exception("batch failed")
             outcomes += [(append, error) for append in ready]
-        _deliver(outcomes)
+        deliver(outcomes)
 
     @abstractmethod
     def _write_batch(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
@@ -212,11 +157,7 @@ class GroupCommitRecorder(ProcessRecorder, ABC):
 
     def close_now(self) -> None:
         """Writes what waits, then closes every connection; blocks until done."""
-        with self._arrived:
-            self._closing = True
-            self._arrived.notify_all()
-        if self._writer is not None:
-            self._writer.join()
+        self.end()
 
     async def close(self) -> None:
         """The same without blocking the event loop."""
@@ -247,33 +188,3 @@ def conflict(append: Append) -> IntegrityError:
     return IntegrityError(
         f"version {event.originator_version} of {event.originator_id} is taken already"
     )
-
-
-def _deliver(outcomes: Sequence[tuple[Append, Outcome]]) -> None:
-    """Resolves all futures, with one wake-up for each event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Outcome]]] = {}
-    for append, outcome in outcomes:
-        future = append.future
-        if isinstance(future, asyncio.Future):
-            by_loop.setdefault(future.get_loop(), []).append((future, outcome))
-        elif not future.set_running_or_notify_cancel():
-            pass  # Cancelled meanwhile: nobody waits any more.
-        elif isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-    for loop, resolved in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, resolved)
-        except RuntimeError:
-            pass  # The loop is closed: nobody waits any more, and what was written stays written.
-
-
-def _resolve(resolved: Sequence[tuple[asyncio.Future[Any], Outcome]]) -> None:
-    for future, outcome in resolved:
-        if future.done():
-            continue
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)

@@ -21,13 +21,8 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
-from calotype.stores.log.recorder import (
-    Append,
-    GroupCommitRecorder,
-    LogUnavailable,
-    Outcome,
-    conflict,
-)
+from calotype.stores.log.log import Append, LogUnavailable, Outcome
+from calotype.stores.log.recorder import GroupCommitRecorder, conflict
 from calotype.stores.log.sqlite_connections import ThreadConnections
 from calotype.stores.log.statements import migrations
 from calotype.stores.log.subscription import LogSubscription
@@ -142,7 +137,7 @@ class SQLiteRecorder(GroupCommitRecorder):
         limit: int | None = None,
     ) -> list[StoredEvent]:
         """The events of one aggregate, between versions `gt` (exclusive) and `lte`."""
-        rows = self._execute(
+        rows = self._connections.select(
             "SELECT originator_version, topic, state FROM stored_events "
             "WHERE originator_id = :id AND originator_version > :gt AND originator_version <= :lte "
             f"ORDER BY originator_version {'DESC' if desc else 'ASC'} LIMIT :limit",
@@ -167,7 +162,7 @@ class SQLiteRecorder(GroupCommitRecorder):
         """Events by position, from `start` to `stop`, at most `limit`."""
         names = {f"t{number}": topic for number, topic in enumerate(topics)}
         wanted = f"AND topic IN ({', '.join(':' + name for name in names)}) " if names else ""
-        rows = self._execute(
+        rows = self._connections.select(
             "SELECT notification_id, originator_id, originator_version, topic, state "
             "FROM stored_events WHERE notification_id >= :start AND notification_id <= :stop "
             f"{wanted}ORDER BY notification_id LIMIT :limit",
@@ -191,12 +186,14 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def max_notification_id(self) -> int | None:
         """The last position, or None for an empty log."""
-        last: int | None = self._execute("SELECT max(notification_id) FROM stored_events", {})[0][0]
+        last: int | None = self._connections.select(
+            "SELECT max(notification_id) FROM stored_events", {}
+        )[0][0]
         return last
 
     def max_tracking_id(self, application_name: str) -> int | None:
         """How far a subscriber came, or None."""
-        rows = self._execute(
+        rows = self._connections.select(
             "SELECT notification_id FROM tracking WHERE application_name = :name",
             {"name": application_name},
         )
@@ -217,16 +214,10 @@ class SQLiteRecorder(GroupCommitRecorder):
             name: str(value) if isinstance(value, UUID) else value
             for name, value in (parameters or {}).items()
         }
-        return self._execute(sql, values)
-
-    def _execute(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        try:
-            return self._connections.mine().execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot read {self._path}: {error}") from None
+        return self._connections.select(sql, values)
 
     async def ping(self) -> None:
-        self._execute("SELECT 1", {})
+        self._connections.select("SELECT 1", {})
 
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()
@@ -260,7 +251,7 @@ class SQLiteRecorder(GroupCommitRecorder):
             raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
 
     async def live_leases(self, prefix: str) -> set[str]:
-        rows = self._execute(
+        rows = self._connections.select(
             "SELECT holder FROM leases WHERE substr(name, 1, length(:prefix)) = :prefix "
             "AND expires_at >= :now",
             {"prefix": prefix, "now": time.time()},
@@ -286,8 +277,14 @@ class SQLiteRecorder(GroupCommitRecorder):
         return [name for name, _ in self._pending()]
 
     def _pending(self) -> list[tuple[str, str]]:
-        known = self._execute("SELECT name FROM sqlite_master WHERE name = 'migrations'", {})
-        done = {row[0] for row in self._execute("SELECT name FROM migrations", {})} if known else {}
+        known = self._connections.select(
+            "SELECT name FROM sqlite_master WHERE name = 'migrations'", {}
+        )
+        done = (
+            {row[0] for row in self._connections.select("SELECT name FROM migrations", {})}
+            if known
+            else {}
+        )
         return [(name, sql) for name, sql in migrations("sqlite") if name not in done]
 
     def create_tables(self, tables: Sequence[Table]) -> None:

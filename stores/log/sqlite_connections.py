@@ -2,19 +2,48 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
-from calotype.stores.log.recorder import LogUnavailable
+from calotype.stores.log.log import LogUnavailable
 
 BUSY_SECONDS = 30.0
 """How long a writer waits for the writers of other processes."""
 
 
-class _Connection(sqlite3.Connection):
-    """One that can be referred to weakly, so that only its thread keeps it open."""
+class ThreadConnection:
+    """A thread's connection. It closes with its thread, and never while it is in use.
+
+    Closing it under a running statement would crash the process, not raise.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.using = threading.RLock()
+        self.connection = sqlite3.connect(
+            path,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=512,
+        )
+        self.connection.execute("PRAGMA journal_mode=WAL")
+        self.connection.execute("PRAGMA synchronous=FULL")
+        self.connection.execute("PRAGMA cache_size=-16384")
+        self.connection.execute("PRAGMA mmap_size=67108864")
+
+    def __del__(self) -> None:
+        # The connection is part of a cycle with its cache of statements: it would wait for the
+        # garbage collector with its file open.
+        if hasattr(self, "connection"):
+            self.close()
+
+    def close(self) -> None:
+        """Waits until the statement that runs is done, and closes."""
+        with self.using, suppress(sqlite3.Error):
+            self.connection.close()
 
 
 class ThreadConnections:
@@ -23,57 +52,54 @@ class ThreadConnections:
     def __init__(self, path: str) -> None:
         self._path = path
         self._local = threading.local()
-        self._open: WeakSet[_Connection] = WeakSet()
+        self._open: WeakSet[ThreadConnection] = WeakSet()
         self._open_lock = threading.Lock()
 
-    def mine(self) -> sqlite3.Connection:
+    def _mine(self) -> ThreadConnection:
         """This thread's connection. Raises LogUnavailable when the file cannot be opened."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return connection
+        mine: ThreadConnection | None = getattr(self._local, "mine", None)
+        if mine is None:
+            try:
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+                mine = ThreadConnection(self._path)
+            except (sqlite3.Error, OSError) as error:
+                raise LogUnavailable(f"cannot open {self._path}: {error}") from None
+            with self._open_lock:
+                self._open.add(mine)
+            self._local.mine = mine
+        return mine
 
-    def _connect(self) -> sqlite3.Connection:
+    def select(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """All rows. Raises LogUnavailable when they cannot be read."""
+        mine = self._mine()
         try:
-            Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self._path,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=512,
-                factory=_Connection,
-            )
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA cache_size=-16384")
-            connection.execute("PRAGMA mmap_size=67108864")
-        except (sqlite3.Error, OSError) as error:
-            raise LogUnavailable(f"cannot open {self._path}: {error}") from None
-        with self._open_lock:
-            self._open.add(connection)
-        return connection
+            with mine.using:
+                return mine.connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"cannot read {self._path}: {error}") from None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Holds the file's write lock until the end. Raises LogUnavailable if it stays taken."""
-        connection = self.mine()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
-        try:
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
+        mine = self._mine()
+        connection = mine.connection
+        with mine.using:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
-        """Closes all connections, those of other threads too."""
+        """Closes all connections, those of other threads too once they are done."""
         with self._open_lock:
-            for connection in list(self._open):
-                with suppress(sqlite3.Error):
-                    connection.close()
+            still_open = list(self._open)
             self._open.clear()
+        for one in still_open:
+            one.close()

@@ -6,16 +6,10 @@ import orjson
 import pytest
 
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
-from calotype.commands.image import (
-    DOOMED,
-    EVENT_TYPES,
-    INTENDED,
-    STORED,
-    Cause,
-    Image,
-    create,
-)
-from calotype.stores.log.events import event_mapper
+from calotype.commands.image import EVENT_TYPES, Image, create
+from calotype.commands.policy import Cause
+from calotype.commands.states import DOOMED, INTENDED, STORED
+from calotype.stores.log.log import event_mapper
 
 CAUSE = Cause({"user": "u1", "project": "p1", "roles": ["member"]}, "req-1", None, "c1")
 IMAGE_ID = "11111111-2222-3333-4444-555555555555"

@@ -15,7 +15,7 @@ import requests
 
 from calotype.commands.image import Image
 from calotype.projections.images import image_document
-from calotype.stores.log.events import event_mapper
+from calotype.stores.log.log import event_mapper
 from calotype.stores.log.opening import open_log
 
 pytestmark = pytest.mark.slow

@@ -1,7 +1,7 @@
 """A tiny application on the log: notes with their lines, for tests here and in other processes.
 
 As a script it migrates, creates the tables, and appends: `notes.py URL COUNT` (0: for ever),
-saying `id version position` of each append once it is acknowledged; or `notes.py URL full`.
+saying `id version position` of each append once it is acknowledged. `notes.py URL full` and `notes.py URL close` do what their functions say.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import concurrent.futures
 import os
 import resource
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,8 +17,9 @@ from uuid import UUID, uuid4
 import orjson
 from eventsourcing.persistence import StoredEvent
 
+from calotype.stores.log.log import Append, LogUnavailable
 from calotype.stores.log.opening import open_log
-from calotype.stores.log.recorder import Append, GroupCommitRecorder, LogUnavailable
+from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Column, Index, Replace, Table
 
 NOTES = Table(
@@ -113,6 +115,27 @@ def _write_on_a_full_disk(recorder: GroupCommitRecorder) -> None:
     write(recorder, uuid4(), 1, "after").result()
 
 
+def _close_while_threads_read(recorder: GroupCommitRecorder) -> None:
+    """Closes under threads that read without a pause; they must end with LogUnavailable."""
+
+    def read() -> None:
+        while True:
+            try:
+                recorder.fetch_now("SELECT id FROM notes ORDER BY text")
+                recorder.max_notification_id()
+            except LogUnavailable:
+                return
+
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    write(recorder, uuid4(), 1, "while they read").result()
+    recorder.close_now()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def main(url: str, what: str) -> None:
     """Runs the script."""
     recorder = open_log(url)
@@ -120,6 +143,10 @@ def main(url: str, what: str) -> None:
     recorder.create_tables([NOTES, LINES])
     if what == "full":
         _write_on_a_full_disk(recorder)
+    elif what == "close":
+        for _ in range(20):
+            _close_while_threads_read(recorder)
+            recorder = open_log(url)
     else:
         asyncio.run(_write_at_once(recorder, int(what)))
     recorder.close_now()

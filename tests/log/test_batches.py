@@ -12,8 +12,9 @@ from uuid import UUID, uuid4
 import pytest
 from eventsourcing.persistence import IntegrityError, Tracking
 
+from calotype.stores.log.log import Append, LogFull
 from calotype.stores.log.opening import open_log
-from calotype.stores.log.recorder import Append, GroupCommitRecorder, LogFull
+from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Replace
 
 Gate = Callable[[GroupCommitRecorder], AbstractContextManager[None]]

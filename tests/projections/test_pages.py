@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from calotype.commands.errors import Forbidden, Invalid
-from calotype.commands.image import Cause, Image, create
-from calotype.commands.policy import Actor, with_implied
+from calotype.commands.image import Image, create
+from calotype.commands.policy import Actor, Cause, with_implied
 from calotype.projections.images import rows_of
 from calotype.projections.listing import Filter, ListQuery
 from calotype.projections.queries import Queries
