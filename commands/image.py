@@ -57,7 +57,7 @@ class Image(Aggregate):
                 image.properties.pop(name, None)
             if self.tags is not None:
                 image.tags = list(self.tags)
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class TagAdded(Event):
         TOPIC = "image.tag_added"
@@ -65,7 +65,7 @@ class Image(Aggregate):
 
         def apply(self, image: "Image") -> None:
             image.tags.append(self.tag)
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class TagRemoved(Event):
         TOPIC = "image.tag_removed"
@@ -73,7 +73,7 @@ class Image(Aggregate):
 
         def apply(self, image: "Image") -> None:
             image.tags.remove(self.tag)
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class UploadStarted(Event):
         """The intent: bytes are about to be written at `url` by the process `holder`."""
@@ -90,7 +90,7 @@ class Image(Aggregate):
             image.blobs[self.url] = Blob(
                 self.url, self.store, INTENDED, self.upload_id, self.holder
             )
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class UploadFailed(Event):
         """The upload ended without data; whatever it wrote is garbage."""
@@ -107,7 +107,7 @@ class Image(Aggregate):
                 image.status = "queued"
                 image.upload_id = None
                 image.size = image.virtual_size = None
-                image.updated_at = api_time(self.timestamp)
+                image.changed_on = self.timestamp
 
     class DataStored(Event):
         """The bytes are durable: size, hashes and place are fixed from now on."""
@@ -130,7 +130,7 @@ class Image(Aggregate):
             image.size, image.virtual_size = self.size, self.virtual_size
             image.checksum = self.checksum
             image.os_hash_algo, image.os_hash_value = self.os_hash_algo, self.os_hash_value
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class LocationsChanged(Event):
         """The list of places was set by hand; a queued image that has one now is active."""
@@ -154,21 +154,21 @@ class Image(Aggregate):
             image.status = "active"
             image.size, image.checksum = self.size, self.checksum
             image.os_hash_algo, image.os_hash_value = self.os_hash_algo, self.os_hash_value
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class Deactivated(Event):
         TOPIC = "image.deactivated"
 
         def apply(self, image: "Image") -> None:
             image.status = "deactivated"
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class Reactivated(Event):
         TOPIC = "image.reactivated"
 
         def apply(self, image: "Image") -> None:
             image.status = "active"
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class Deleted(Event):
         """The image is gone for its users; its bytes are garbage, its id stays taken."""
@@ -180,7 +180,7 @@ class Image(Aggregate):
             image.upload_id = None
             for blob in image.blobs.values():
                 blob.state = DOOMED
-            image.updated_at = api_time(self.timestamp)
+            image.changed_on = self.timestamp
 
     class DataRemoved(Event):
         """Garbage bytes of this image are known to be gone from their store."""
@@ -231,7 +231,8 @@ class Image(Aggregate):
         self.fields = dict(fields)
         self.tags = list(tags)
         self.properties = dict(properties)
-        self.created_at = self.updated_at = api_time(timestamp)
+        self.created_at = api_time(timestamp)
+        self.changed_on = timestamp
         self.size: int | None = None
         self.virtual_size: int | None = None
         self.checksum: str | None = None
@@ -252,6 +253,11 @@ class Image(Aggregate):
     @property
     def visibility(self) -> str:
         return self.fields["visibility"]
+
+    @property
+    def updated_at(self) -> str:
+        """When the image itself last changed; its members do not count."""
+        return api_time(self.changed_on)
 
     def has_member(self, project: str | None) -> bool:
         """Whether the image was offered to the project, whatever it answered."""

@@ -77,7 +77,21 @@ async def write(
     first = await intake.take(BLOCK_BYTES + 1)
     if intake.ended:
         return await _write_small(order, first)
-    return await _write_large(order, intake, first)
+    stages = _Stages(order)
+    try:
+        await stages.put(_joined(first))
+        while not intake.ended:
+            block = _joined(await intake.take(BLOCK_BYTES))
+            for piece in _pieces(block):
+                await stages.put(piece)
+        await _to_the_end(stages.fewer_than(1))
+        stages.raise_failure()
+        digests = order.digests()
+        url = await _to_the_end(stages.in_writer(stages.commit))
+        return Written(url, intake.received_bytes, digests)
+    except BaseException:
+        await stages.undo()
+        raise
 
 
 class _Order:
@@ -175,22 +189,6 @@ def _store_block(order: _Order, chunks: list[bytes]) -> Written:
     return Written(sink.url, len(block), digests)
 
 
-async def _write_large(order: _Order, intake: _Intake, first: list[bytes]) -> Written:
-    stages = _Stages(order)
-    try:
-        await stages.put(_joined(first))
-        while not intake.ended:
-            block = _joined(await intake.take(BLOCK_BYTES))
-            for piece in _pieces(block):
-                await stages.put(piece)
-        await stages.drain()
-        digests = order.digests()
-        return Written(await stages.commit(), intake.received_bytes, digests)
-    except BaseException:
-        await stages.undo()
-        raise
-
-
 def _joined(chunks: list[bytes]) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -217,7 +215,9 @@ class _Stages:
         self._order = order
         self._loop = asyncio.get_running_loop()
         self._writer = Strand(_WRITERS)
-        self._hashers = [(Strand(_HASHERS), each.update) for each in order.hashes.values()]
+        self._hashers: list[tuple[Strand, Callable[[Any], object]]] = []
+        for digest in order.hashes.values():
+            self._hashers.append((Strand(_HASHERS), digest.update))
         self._sink: Sink | None = None
         self._committed = False
         self._failure: BaseException | None = None
@@ -228,8 +228,8 @@ class _Stages:
     async def put(self, block: Block) -> None:
         """Queues `block`, after a while when eight are in flight. Raises a stage's failure."""
         if self._in_flight >= BLOCKS_IN_FLIGHT:
-            await self._fewer_than(BLOCKS_IN_FLIGHT)
-        self._raise_failure()
+            await self.fewer_than(BLOCKS_IN_FLIGHT)
+        self.raise_failure()
         with self._lock:
             self._in_flight += 1
         stages_left = [len(self._hashers) + 1]
@@ -237,29 +237,21 @@ class _Stages:
         for strand, update in self._hashers:
             strand.submit(partial(self._step, update, block, stages_left))
 
-    async def drain(self) -> None:
-        """Waits until every stage has done every block. Raises a stage's failure."""
-        await _to_the_end(self._fewer_than(1))
-        self._raise_failure()
-
-    async def commit(self) -> str:
-        """Finishes the write and returns its URL; runs to its end even when cancelled."""
-        return await _to_the_end(self._in_writer(self._commit))
-
     async def undo(self) -> None:
         """Takes back whatever was done; every stage is idle when this returns."""
         self._fail(asyncio.CancelledError())
         try:
-            await _to_the_end(self._fewer_than(1))
+            await _to_the_end(self.fewer_than(1))
         finally:
-            await _to_the_end(self._in_writer(self._abort))
+            await _to_the_end(self.in_writer(self._abort))
 
     def _store(self, block: Block) -> None:
         if self._sink is None:
             self._sink = self._order.driver.create(self._order.key, self._order.size_bytes)
         self._sink.write(block)
 
-    def _commit(self) -> str:
+    def commit(self) -> str:
+        """Finishes the write and returns its URL; a job for the writer."""
         assert self._sink is not None
         self._sink.commit()
         self._committed = True
@@ -292,7 +284,7 @@ class _Stages:
         with suppress(RuntimeError):  # The loop was closed, so nobody waits any more.
             self._loop.call_soon_threadsafe(_wake, waiting[1])
 
-    def _fewer_than(self, count: int) -> asyncio.Future[None]:
+    def fewer_than(self, count: int) -> asyncio.Future[None]:
         """Is done as soon as fewer than `count` blocks are in flight."""
         future = self._loop.create_future()
         with self._lock:
@@ -302,7 +294,8 @@ class _Stages:
                 self._waiting = (count, future)
         return future
 
-    def _in_writer(self, job: Callable[[], _Result]) -> asyncio.Future[_Result]:
+    def in_writer(self, job: Callable[[], _Result]) -> asyncio.Future[_Result]:
+        """Runs `job` after the writes that are queued; is done when it is."""
         future: asyncio.Future[_Result] = self._loop.create_future()
 
         def run() -> None:
@@ -320,7 +313,8 @@ class _Stages:
         with self._lock:
             self._failure = self._failure or error
 
-    def _raise_failure(self) -> None:
+    def raise_failure(self) -> None:
+        """Raises the first failure of a stage, if there is one."""
         if self._failure is not None:
             raise self._failure
 
