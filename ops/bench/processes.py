@@ -203,10 +203,12 @@ class CalotypeServer:
         if self._log_url:
             settings += ["--log-url", self._log_url]
         with (self._folder / "server.log").open("ab") as output:
-            subprocess.run(
-                _calotype(["migrate", *settings]), check=True, stdout=output, stderr=output,
-                stdin=subprocess.DEVNULL, env=_environment(),
+            migrated = subprocess.run(
+                _calotype(["migrate", *settings]), stdout=output, stderr=output,
+                stdin=subprocess.DEVNULL, env=_environment(), check=False,
             )  # fmt: skip
+            if migrated.returncode:
+                raise RuntimeError(f"calotype migrate failed:\n{self._said()}")
             listen = ["--listen", f"127.0.0.1:{self.port}", "--workers", str(self._workers)]
             self._process = subprocess.Popen(
                 _calotype(["serve", *settings, *listen]), stdout=output, stderr=output,
@@ -233,9 +235,12 @@ class CalotypeServer:
                     return
             except (urllib.error.URLError, OSError) as error:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    said = (self._folder / "server.log").read_text()[-2000:]
-                    raise RuntimeError(f"calotype did not start: {error}\n{said}") from None
+                    raise RuntimeError(f"calotype did not start: {error}\n{self._said()}") from None
             time.sleep(0.05)
+
+    def _said(self) -> str:
+        """The end of what the server printed."""
+        return (self._folder / "server.log").read_text()[-2000:]
 
 
 def _calotype(arguments: Sequence[str]) -> list[str]:
