@@ -1,7 +1,6 @@
 """Scenarios without image data: show, list, create, patch."""
 
 import json
-from collections.abc import Callable
 from statistics import median
 from typing import Any
 from urllib.parse import urlencode
@@ -209,7 +208,8 @@ def _row(
     return row
 
 
-_cpu_per_request: Callable[[Slice], float] = lambda part: part.cpu_per_request  # noqa: E731
+def _cpu_per_request(part: Slice) -> float:
+    return part.cpu_per_request
 
 
 def _middle_connections(rig: Rig) -> int:

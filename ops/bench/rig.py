@@ -120,18 +120,8 @@ class Rig:
         before = cpu_seconds(endpoint.pid)
         seen = self._loader.ask({}, patience_seconds=give_up_seconds + _GRACE_SECONDS)
         cpu = cpu_seconds(endpoint.pid) - before
-        statuses = {key: int(value) for key, value in seen["statuses"].items()}
-        self._running_number += sum(statuses.values()) + connections
-        return Slice(
-            seconds=seen["seconds"],
-            latencies=seen["latencies"],
-            failures={key: n for key, n in statuses.items() if key != str(requests.expect)},
-            bytes_moved=seen["bytes"],
-            window_bytes=seen["window_bytes"],
-            cpu_seconds=cpu,
-            peak_memory_bytes=peak_memory_bytes(endpoint.pid),
-            ids=seen["ids"],
-        )
+        self._running_number += sum(seen["statuses"].values()) + connections
+        return _slice_of(seen, requests.expect, cpu, endpoint)
 
     def bare_like(self, endpoint: Endpoint, requests: Requests) -> Endpoint:
         """Teaches the bare server what `endpoint` answers to such a request.
@@ -175,6 +165,20 @@ class Rig:
             ratios={name: round(value, 2) for name, value in row.ratios.items()},
             **({"failures": row.failures} if row.failures else {}),
         )
+
+
+def _slice_of(seen: dict[str, Any], expect: int, cpu: float, endpoint: Endpoint) -> Slice:
+    statuses = {key: int(value) for key, value in seen["statuses"].items()}
+    return Slice(
+        seconds=seen["seconds"],
+        latencies=seen["latencies"],
+        failures={key: count for key, count in statuses.items() if key != str(expect)},
+        bytes_moved=seen["bytes"],
+        window_bytes=seen["window_bytes"],
+        cpu_seconds=cpu,
+        peak_memory_bytes=peak_memory_bytes(endpoint.pid),
+        ids=seen["ids"],
+    )
 
 
 def _conversation(
