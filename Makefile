@@ -4,14 +4,25 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test test-quick lint bench clean
+.PHONY: serve test tools test-quick lint bench clean
 
 serve: $(VENV)/.service
 	$(BIN)/calotype serve
 
-test: $(VENV)/.tests
-	$(BIN)/python -m ops.need nginx-light qemu-utils
+test: $(VENV)/.tests tools
 	$(BIN)/python -m pytest
+
+# Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of.
+tools:
+	@if ! command -v qemu-img >/dev/null || ! [ -e /usr/lib/grub-rescue/grub-rescue-cdrom.iso ]; then \
+		if [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+				--no-install-recommends qemu-utils grub-rescue-pc; \
+		else \
+			echo "The tests need qemu-img and a disk image: sudo apt install qemu-utils grub-rescue-pc"; \
+			exit 1; \
+		fi; \
+	fi
 
 test-quick: $(VENV)/.tests
 	$(BIN)/python -m pytest -m "not slow" tests/test_layout.py tests/commands tests/projections tests/http
