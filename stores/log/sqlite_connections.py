@@ -54,6 +54,7 @@ class ThreadConnections:
         self._local = threading.local()
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self._open_lock = threading.Lock()
+        self._closed = False
 
     def _mine(self) -> ThreadConnection:
         """This thread's connection. Raises LogUnavailable when the file cannot be opened."""
@@ -65,6 +66,8 @@ class ThreadConnections:
             except (sqlite3.Error, OSError) as error:
                 raise LogUnavailable(f"cannot open {self._path}: {error}") from None
             with self._open_lock:
+                if self._closed:
+                    raise LogUnavailable(f"the event log {self._path} is closed")
                 self._open.add(mine)
             self._local.mine = mine
         return mine
@@ -99,6 +102,7 @@ class ThreadConnections:
     def close(self) -> None:
         """Closes all connections, those of other threads too once they are done."""
         with self._open_lock:
+            self._closed = True
             still_open = list(self._open)
             self._open.clear()
         for one in still_open:

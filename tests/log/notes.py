@@ -1,7 +1,8 @@
 """A tiny application on the log: notes with their lines, for tests here and in other processes.
 
 As a script it migrates, creates the tables, and appends: `notes.py URL COUNT` (0: for ever),
-saying `id version position` of each append once it is acknowledged. `notes.py URL full` and `notes.py URL close` do what their functions say.
+saying `id version position` of each append once it is acknowledged. With `full` or `close` in
+place of COUNT it does what the functions of these names say.
 """
 
 import asyncio
