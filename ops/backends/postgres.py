@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,7 +71,15 @@ class Postgres:
         self._wait_until_ready()
 
     def _run_initdb(self, data: Path, as_nobody: dict[str, Any]) -> None:
-        command = [self._programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust"]
+        command: list[str | Path] = [
+            self._programs / "initdb",
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+        ]
         command += ["-E", "UTF8", "--no-sync", "--no-instructions", "--locale=C.UTF-8"]
         subprocess.run(
             command,
@@ -89,7 +98,8 @@ class Postgres:
             "shared_buffers": "256MB",
         }
         if not self._durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            # Commits still wait for the write to the kernel, or a kill would lose them.
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def _wait_until_ready(self) -> None:
@@ -111,10 +121,15 @@ class Postgres:
 
     def kill(self) -> None:
         """Kills the server as a crash would: all its processes at once."""
-        if self._process is not None and self._process.poll() is None:
-            for child in _children(self._process.pid):
-                os.kill(child, signal.SIGKILL)
+        children = [] if self._process is None else _children(self._process.pid)
+        # The parent first, so that it cannot start the children anew.
         self._signal(signal.SIGKILL)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        deadline = time.monotonic() + START_SECONDS
+        while any(map(_runs, children)) and time.monotonic() < deadline:
+            time.sleep(0.01)  # A server does not start while the old one's memory is attached.
 
     def restart(self) -> None:
         """Stops and starts again on the same port."""
@@ -185,6 +200,14 @@ def _let_through(folder: Path) -> None:
 def _children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def _free_port() -> int:
