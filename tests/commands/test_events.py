@@ -1,0 +1,49 @@
+"""Events that were ever stored can be read for ever: one golden sample a type and version."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from eventsourcing.persistence import StoredEvent
+
+from calotype.commands.image import EVENT_TYPES, Image
+from calotype.stores.log.log import event_mapper
+
+GOLDEN = Path(__file__).with_name("golden_events.ndjson")
+"""One line an event of one image's life: `topic`, `version`, `id`, `state`."""
+
+
+def _samples() -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in GOLDEN.read_bytes().splitlines()]
+
+
+def test_there_is_a_sample_of_every_type() -> None:
+    assert {sample["topic"] for sample in _samples()} == set(EVENT_TYPES)
+
+
+def test_the_samples_still_make_the_image_that_they_made_when_they_were_stored() -> None:
+    image: Image | None = None
+    mapper = event_mapper()
+    for sample in _samples():
+        stored = StoredEvent(
+            sample["id"], sample["version"], sample["topic"], orjson.dumps(sample["state"])
+        )
+        event: Any = mapper.to_domain_event(stored)
+        image = event.mutate(image)
+        # Reading and writing again changes nothing.
+        assert orjson.loads(mapper.to_stored_event(event).state) == sample["state"]
+    assert image is not None
+    assert (image.status, image.version) == ("deleted", len(_samples()))
+    assert image.tags == ["x"]
+    assert image.properties == {"os_distro": "debian"}
+    assert image.locations == [{"url": "s3+http://s/b/k2", "metadata": {"store": "default"}}]
+    assert image.blobs == {}
+    assert image.members == {}
+    assert image.former_members == {"p2": "2026-01-02T03:04:05Z"}
+
+
+@pytest.mark.parametrize("sample", _samples(), ids=lambda sample: sample["topic"])
+def test_no_event_holds_more_than_it_says(sample: dict[str, Any]) -> None:
+    fields = set(EVENT_TYPES[sample["topic"]].__dataclass_fields__)
+    assert set(sample["state"]) == fields - {"originator_id", "originator_version"}
