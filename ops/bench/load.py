@@ -254,8 +254,9 @@ async def _make_requests(job: Job) -> dict[str, Any]:
 
 
 def _say(what: dict[str, Any]) -> None:
-    sys.stdout.buffer.write(orjson.dumps(what) + b"\n")
-    sys.stdout.buffer.flush()
+    # Not sys.stdout: unbuffered, as PYTHONUNBUFFERED makes it, it may write a part and stop.
+    with open(1, "wb", closefd=False) as output:
+        output.write(orjson.dumps(what) + b"\n")
 
 
 def main() -> None:
