@@ -71,6 +71,8 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.lines: list[str] = []
+        self.under: list[str] = []
+        """A command that runs the service's command, such as `prlimit`."""
 
     @property
     def options(self) -> list[str]:
@@ -95,7 +97,7 @@ class Service:
             assert done.returncode == 0, done.stderr
         command = [sys.executable, "-m", "calotype.ops", "serve", "--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen(
-            [*command, *self.options, *more],
+            [*self.under, *command, *self.options, *more],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**os.environ, "CALOTYPE_QUIET": "1", **self.environment},
