@@ -55,13 +55,15 @@ def as_json(
     rows: Sequence[Row],
     targets: Sequence[Target],
     seconds: float,
+    complete: bool,
 ) -> bytes:
-    """Everything that was found out, one JSON object."""
+    """Everything that was found out, one JSON object; `complete` tells a whole run."""
     return orjson.dumps(
         {
             "machine": facts,
             "options": asked,
             "seconds": round(seconds, 1),
+            "complete": complete,
             "rows": [asdict(row) for row in rows],
             "targets": [{**asdict(target), "reached": target.reached} for target in targets],
         },

@@ -33,7 +33,8 @@ def bench(options: Options) -> None:
     """Measures what `options` name, prints the tables, and writes the files asked for.
 
     Raises BenchError when the run cannot be done as asked. Everything that it starts it stops,
-    and everything that it writes beside the reports it removes.
+    and everything that it writes beside the reports it removes. A run that is cut short reports
+    what it had found by then, marked as not complete.
     """
     options.check()
     _check_room(options)
@@ -41,18 +42,28 @@ def bench(options: Options) -> None:
     started = time.monotonic()
     with _terminated_like_interrupted(), _own_folder(options.folder) as folder:
         facts = machine_facts(folder)
-        with Rig(options, folder) as rig:
-            for name in options.logs:
-                _measure(rig, name)
-    seconds = time.monotonic() - started
+        rig = Rig(options, folder)
+        complete = False
+        try:
+            with rig:
+                for name in options.logs:
+                    _measure(rig, name)
+            complete = True
+        finally:
+            if rig.rows:
+                _report(options, facts, rig, time.monotonic() - started, complete)
+
+
+def _report(
+    options: Options, facts: dict[str, str], rig: Rig, seconds: float, complete: bool
+) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_COLUMNS)
     print_report(console, facts, rig.rows, rig.targets)
     if options.out is not None:
-        options.out.write_bytes(
-            as_json(facts, asdict(options), rig.rows, rig.targets, seconds) + b"\n"
-        )
+        found = as_json(facts, asdict(options), rig.rows, rig.targets, seconds, complete)
+        options.out.write_bytes(found + b"\n")
     if options.markdown is not None:
         options.markdown.write_text(as_markdown(facts, rig.rows, rig.targets))
 
