@@ -201,3 +201,22 @@ def test_closing_writes_what_waits(
     leaving.close_now()
     assert sorted(future.result(0)[0] for future in futures) == list(range(1, 301))
     assert recorder.max_notification_id() == 300
+
+
+def test_a_batch_is_one_transaction_even_when_two_want_the_same_version(
+    postgres_url: str, notes: ModuleType, gate: Gate
+) -> None:
+    """Somebody who asks for one id again and again does not make everybody else slow."""
+    recorder = open_log(postgres_url)
+    recorder.migrate()
+    recorder.create_tables([notes.NOTES, notes.LINES])
+    wanted = uuid4()
+    with gate(recorder):
+        futures = [notes.write(recorder, uuid4(), 1, "x") for _ in range(20)]
+        rivals = [notes.write(recorder, wanted, 1, "mine") for _ in range(5)]
+        futures += [notes.write(recorder, uuid4(), 1, "x") for _ in range(20)]
+    assert sum(future.exception(10) is None for future in rivals) == 1
+    assert all(future.exception(10) is None for future in futures)
+    transactions = recorder.fetch_now("SELECT count(DISTINCT xmin::text) FROM stored_events")
+    assert transactions == [(1,)]
+    recorder.close_now()
