@@ -18,6 +18,7 @@ from calotype.commands.errors import (
     Invalid,
     LimitExceeded,
     Unavailable,
+    UnsupportedMedia,
 )
 from calotype.commands.image import Image, image_uuid
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
@@ -25,6 +26,7 @@ from calotype.commands.policy import Actor, Cause, require
 from calotype.commands.states import DOOMED
 from calotype.stores.images import driver as stores
 from calotype.stores.images import pipe
+from calotype.stores.images.inspecting import Claim, ContentRefused
 
 STORE_REFUSALS: dict[type[stores.StoreError], type[CalotypeError]] = {
     stores.StoreFull: LimitExceeded,
@@ -34,6 +36,7 @@ STORE_REFUSALS: dict[type[stores.StoreError], type[CalotypeError]] = {
     pipe.TooLarge: LimitExceeded,
     pipe.SizeMismatch: Invalid,
     pipe.DigestMismatch: Invalid,
+    ContentRefused: UnsupportedMedia,
 }
 
 
@@ -68,7 +71,7 @@ async def upload_data(
     aggregate_id, upload_id = image_uuid(image_id), secrets.token_hex(6)
     driver = parts.stores[parts.default_store]
     key = f"{aggregate_id}-{upload_id}"
-    await parts.log.change(
+    image: Image = await parts.log.change(
         aggregate_id,
         partial(require, actor, "upload_image"),
         Image.start_upload,
@@ -88,8 +91,9 @@ async def upload_data(
             limit_bytes=cap,
             algorithms=("md5", parts.hash_algorithm),
             expected={"md5": md5} if md5 else {},
+            claim=_claim(parts, image),
         )
-        image: Image = await parts.log.change(
+        image = await parts.log.change(
             aggregate_id,
             _expect_image,
             Image.store_data,
@@ -97,7 +101,7 @@ async def upload_data(
             upload_id=upload_id,
             url=written.url,
             size=written.size_bytes,
-            virtual_size=None,
+            virtual_size=written.virtual_size,
             checksum=written.digests["md5"],
             os_hash_algo=parts.hash_algorithm,
             os_hash_value=written.digests[parts.hash_algorithm],
@@ -159,6 +163,13 @@ async def remove_garbage(parts: Parts, image: Image) -> int:
         )
         removed += 1
     return removed
+
+
+def _claim(parts: Parts, image: Image) -> Claim | None:
+    """What the data is said to be; other containers than `bare` are not looked into."""
+    if image.fields["container_format"] != "bare":
+        return None
+    return Claim(image.fields["disk_format"], parts.format_must_match, parts.tolerated_checks)
 
 
 def _expect_image(image: Image | None) -> None:

@@ -37,6 +37,10 @@ class Parts:
     hash_algorithm: str = "sha512"
     process_id: str = field(default_factory=lambda: new_id())
     """Names this process in intents and leases; new at every start."""
+    format_must_match: bool = True
+    """Whether data of another format than the image's disk_format is refused."""
+    tolerated_checks: frozenset[str] = frozenset()
+    """Safety checks of partition tables that may fail."""
     uploads: set[str] = field(default_factory=set)
     """Ids of the uploads that this process has under way."""
     garbage: "asyncio.Queue[Image]" = field(default_factory=lambda: asyncio.Queue(maxsize=1000))

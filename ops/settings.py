@@ -88,6 +88,15 @@ class Limits(_Table):
     locations: int = Field(10, ge=-1)
 
 
+class Formats(_Table):
+    """`[formats]`: how strictly the content of uploads is judged (container format `bare`)."""
+
+    require_match: bool = True
+    """Refuse content that is not of the claimed disk format. Unsafe content always is refused."""
+    gpt_safety_checks_nonfatal: list[str] = []
+    """Names of partition table checks that may fail, such as `mbr`."""
+
+
 class Http(_Table):
     """`[http]`: the listener and what it shows."""
 
@@ -129,6 +138,7 @@ class Settings(BaseSettings):
     store: Store = Store()
     identity: Identity = Identity()
     limits: Limits = Limits()
+    formats: Formats = Formats()
     http: Http = Http()
 
     @classmethod

@@ -33,6 +33,8 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
         default_store=settings.store.name,
         limits=Limits(**settings.limits.model_dump()),
         hash_algorithm=settings.hashing_algorithm,
+        format_must_match=settings.formats.require_match,
+        tolerated_checks=frozenset(settings.formats.gpt_safety_checks_nonfatal),
         locations_shown=settings.http.show_multiple_locations,
     )
 

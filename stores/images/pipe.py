@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from calotype.stores.images.driver import Block, Driver, Sink, StoreError
+from calotype.stores.images.inspecting import Claim, Inspection
 
 BLOCK_BYTES = 1 << 20
 BLOCKS_IN_FLIGHT = 8
@@ -40,6 +41,8 @@ class Written:
     url: str
     size_bytes: int
     digests: dict[str, str]
+    virtual_size: int | None = None
+    """Bytes of the disk inside, where the content was inspected and tells."""
 
 
 class SizeMismatch(StoreError):
@@ -63,16 +66,18 @@ async def write(
     limit_bytes: int | None,
     algorithms: Sequence[str] = ("md5", "sha512"),
     expected: Mapping[str, str] = _NOTHING_EXPECTED,
+    claim: Claim | None = None,
 ) -> Written:
     """Stores what `chunks` gives under `key`; durable when this returns.
 
     `size_bytes` is what was announced and `limit_bytes` the most that is allowed (None: not
-    known, no limit). `expected` holds hexadecimal digests by algorithm; they are checked before
-    the data appears in the store. Raises SizeMismatch and TooLarge as soon as too much has come,
-    DigestMismatch, and what the driver raises. After any failure, the cancellation of the caller
-    and an exception of `chunks` included, the write has been undone when the exception leaves.
+    known, no limit). `expected` holds hexadecimal digests by algorithm; they and the `claim` are
+    checked before the data appears in the store. Raises SizeMismatch and TooLarge as soon as too
+    much has come, DigestMismatch, ContentRefused, and what the driver raises. After any failure,
+    the cancellation of the caller and an exception of `chunks` included, the write has been undone
+    when the exception leaves.
     """
-    order = _Order(driver, key, size_bytes, limit_bytes, (*algorithms, *expected), expected)
+    order = _Order(driver, key, size_bytes, limit_bytes, (*algorithms, *expected), expected, claim)
     intake = _Intake(chunks, size_bytes, limit_bytes)
     first = await intake.take(BLOCK_BYTES + 1)
     if intake.ended:
@@ -86,9 +91,8 @@ async def write(
                 await stages.put(piece)
         await _to_the_end(stages.fewer_than(1))
         stages.raise_failure()
-        digests = order.digests()
-        url = await _to_the_end(stages.in_writer(stages.commit))
-        return Written(url, intake.received_bytes, digests)
+        commit = partial(stages.commit, intake.received_bytes)
+        return await _to_the_end(stages.in_writer(commit))
     except BaseException:
         await stages.undo()
         raise
@@ -105,6 +109,7 @@ class _Order:
         limit_bytes: int | None,
         algorithms: Iterable[str],
         expected: Mapping[str, str],
+        claim: Claim | None,
     ) -> None:
         if size_bytes is not None and limit_bytes is not None and size_bytes > limit_bytes:
             raise TooLarge(f"{size_bytes} bytes were announced; at most {limit_bytes} are allowed.")
@@ -112,7 +117,22 @@ class _Order:
         self.key = key
         self.size_bytes = size_bytes
         self._expected = expected
+        self.claim = claim
+        self._inspection: Inspection | None = None
         self.hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+
+    def inspect(self, block: Block) -> None:
+        """Shows the inspectors the next bytes; a job for a thread of its own."""
+        if self._inspection is None:
+            assert self.claim is not None
+            self._inspection = Inspection(self.claim)
+        self._inspection.update(block)
+
+    def written(self, url: str, size_bytes: int) -> Written:
+        """What is about to be stored. Raises DigestMismatch or ContentRefused."""
+        digests = self.digests()
+        virtual_size = self._inspection.virtual_size() if self._inspection is not None else None
+        return Written(url, size_bytes, digests, virtual_size)
 
     def digests(self) -> dict[str, str]:
         """All digests. Raises DigestMismatch when one is not as expected."""
@@ -177,7 +197,9 @@ def _store_block(order: _Order, chunks: list[bytes]) -> Written:
     block = _joined(chunks)
     for digest in order.hashes.values():
         digest.update(block)
-    digests = order.digests()
+    if order.claim is not None and block:
+        order.inspect(block)
+    written = order.written(order.driver.url_of(order.key), len(block))
     sink = order.driver.create(order.key, len(block))
     try:
         if block:
@@ -186,7 +208,7 @@ def _store_block(order: _Order, chunks: list[bytes]) -> Written:
     except BaseException:
         sink.abort()
         raise
-    return Written(sink.url, len(block), digests)
+    return written
 
 
 def _joined(chunks: list[bytes]) -> bytes:
@@ -218,6 +240,8 @@ class _Stages:
         self._hashers: list[tuple[Strand, Callable[[Any], object]]] = []
         for digest in order.hashes.values():
             self._hashers.append((Strand(_HASHERS), digest.update))
+        if order.claim is not None:
+            self._hashers.append((Strand(_HASHERS), order.inspect))
         self._sink: Sink | None = None
         self._committed = False
         self._failure: BaseException | None = None
@@ -250,12 +274,13 @@ class _Stages:
             self._sink = self._order.driver.create(self._order.key, self._order.size_bytes)
         self._sink.write(block)
 
-    def commit(self) -> str:
-        """Finishes the write and returns its URL; a job for the writer."""
+    def commit(self, size_bytes: int) -> Written:
+        """Finishes the write if the data is as it should be; a job for the writer."""
         assert self._sink is not None
+        written = self._order.written(self._sink.url, size_bytes)
         self._sink.commit()
         self._committed = True
-        return self._sink.url
+        return written
 
     def _abort(self) -> None:
         if self._sink is None:

@@ -368,3 +368,19 @@ async def until(caller, image_id, status):
             if (await caller.show(image_id))["status"] == status:
                 return
             await asyncio.sleep(0.005)
+
+
+async def test_content_of_another_format_is_415_and_the_image_takes_the_right_one(cloud):
+    image = await cloud.admin.create(disk_format="qcow2", container_format="bare")
+    path = f"/v2/images/{image['id']}"
+    octets = "application/octet-stream"
+    refused = await cloud.admin("PUT", f"{path}/file", data=b"x" * 5000, Content_Type=octets)
+    assert refused.status == 415
+    shown = (await cloud.admin("GET", path)).json
+    assert (shown["status"], shown["size"], shown["checksum"]) == ("queued", None, None)
+    assert cloud.stored() == []
+    header = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (1 << 30).to_bytes(8, "big")
+    disk = header + bytes(100 - len(header)) + (104).to_bytes(4, "big") + bytes(65536)
+    taken = await cloud.admin("PUT", f"{path}/file", data=disk, Content_Type=octets)
+    assert taken.status == 204, taken.text
+    assert (await cloud.admin("GET", path)).json["virtual_size"] == 1 << 30

@@ -231,7 +231,7 @@ ALL = {"ten", "twenty", 'a,b "c"', "eq:x"}
         ({"min_disk": "2"}, {"twenty"}),
         ({"min_disk_min": "1"}, {"ten", "twenty"}),
         ({"min_ram_max": "4"}, ALL - {'a,b "c"'}),
-        ({"virtual_size_min": "0"}, set()),
+        ({"virtual_size_min": "0"}, {"ten", "twenty"}),
         ({"checksum": "336311a016184326ddbdd61edd4eeb52"}, {"ten"}),
         ({"os": "linux"}, {"ten"}),
         ({"os": "in:linux"}, {"twenty"}),

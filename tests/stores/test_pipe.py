@@ -190,6 +190,9 @@ class _Gate:
         self._driver = driver
         self.reached, self.opened = threading.Event(), threading.Event()
 
+    def url_of(self, key):
+        return self._driver.url_of(key)
+
     def create(self, key, size_bytes):
         sink = self._driver.create(key, size_bytes)
         commit = sink.commit
