@@ -1,0 +1,189 @@
+"""Following the log asynchronously: pages of events become rows, together with how far we are.
+
+A follower reads a page after its checkpoint, lets a fold turn it into rows, and writes rows and
+checkpoint in one transaction through the log's own writer. Of several processes one leads, the
+holder of a lease; a leader that lost its lease without knowing fails on the checkpoint or writes
+the same rows again, because a fold is a function of the log alone.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import structlog
+from eventsourcing.persistence import IntegrityError, Notification, Tracking
+
+from calotype.stores.log.log import Append
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.tables import Replace
+
+PAGE = 128
+"""Events a page: what is written at once holds up ordinary commands, so it stays small."""
+POLL_SECONDS = 0.05
+LEASE_SECONDS = 6.0
+RENEW_SECONDS = 2.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
+
+_REACHED = "SELECT notification_id FROM tracking WHERE application_name = :name"
+
+log = structlog.get_logger("calotype.following")
+
+
+class Fold(Protocol):
+    """What makes rows of events. It runs in a thread, one page at a time."""
+
+    def fold(self, page: Sequence[Notification]) -> Sequence[Replace]:
+        """The rows that change by these events, the next ones in the log.
+
+        The same log always gives the same rows. What it raises stops the follower at this page,
+        loudly, until the page can be folded.
+        """
+
+    def forget(self) -> None:
+        """Drops what is remembered of earlier pages; another process may have gone on since."""
+
+
+class Follower:
+    """Keeps one fold's rows up to date with the log.
+
+    `name` is the name of its checkpoint and lease, `holder` names this process. `wait(position)`
+    returns when the log may have grown beyond the position, or after a while; without it the
+    follower looks every 50 ms. `state` and `position` tell an operator what it is doing.
+    """
+
+    def __init__(
+        self,
+        recorder: GroupCommitRecorder,
+        name: str,
+        fold: Fold,
+        *,
+        holder: str,
+        wait: Callable[[int], Awaitable[None]] | None = None,
+        page_events: int = PAGE,
+    ) -> None:
+        self._recorder = recorder
+        self._name = name
+        self._fold = fold
+        self._holder = holder
+        self._wait = wait or self._poll
+        self._page_events = page_events
+        self._epoch: int | None = None
+        self._renew_at = 0.0
+        self._known: int | None = None
+        self.state = "not started"
+
+    @property
+    def position(self) -> int:
+        """The last position that this process knows to be folded and written."""
+        return self._known or 0
+
+    async def run(self) -> None:
+        """Follows until cancelled; trouble is logged, and tried again after a growing pause."""
+        pause_seconds = FIRST_PAUSE_SECONDS
+        try:
+            while True:
+                try:
+                    await self._go_on()
+                    pause_seconds = FIRST_PAUSE_SECONDS
+                except Exception as error:
+                    self._start_over()
+                    self.state = f"tries again: {error}"
+                    log.warning("follower failed", follower=self._name, error=repr(error))
+                    await asyncio.sleep(pause_seconds)
+                    pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+        finally:
+            self.state = "stopped"
+            if self._epoch is not None:
+                with suppress(Exception):  # A lease that is not given back runs out by itself.
+                    await asyncio.shield(
+                        self._recorder.release_lease(self._lease_name, self._holder)
+                    )
+
+    async def catch_up(self) -> int:
+        """Folds all that is in the log now, whoever leads; returns the position reached."""
+        while await self._step():
+            pass
+        return self.position
+
+    async def _go_on(self) -> None:
+        if not await self._leads():
+            self.state = "stands by: another process leads"
+            await asyncio.sleep(RENEW_SECONDS / 2)
+        elif await self._step():
+            self.state = f"follows, at {self.position}"
+        else:
+            self.state = f"waits for events after {self.position}"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_SECONDS / 2):
+                    await self._wait(self.position)
+
+    async def _leads(self) -> bool:
+        if self._epoch is not None and time.monotonic() < self._renew_at:
+            return True
+        self._renew_at = time.monotonic() + RENEW_SECONDS
+        epoch = await self._recorder.hold_lease(self._lease_name, self._holder, LEASE_SECONDS)
+        if epoch != self._epoch:
+            self._start_over()
+            self._epoch = epoch
+            if epoch is not None:
+                log.info("follower leads", follower=self._name, epoch=epoch)
+        return epoch is not None
+
+    @property
+    def _lease_name(self) -> str:
+        return f"follower:{self._name}"
+
+    async def _step(self) -> bool:
+        """Folds and writes the next page; False when there is nothing after the checkpoint."""
+        try:
+            page, changes = await asyncio.to_thread(self._fold_page)
+            if not page:
+                return False
+            future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+            last = page[-1].id
+            self._recorder.submit(Append((), lambda: changes, Tracking(self._name, last), future))
+            await future
+            self._known = last
+            return True
+        except IntegrityError:
+            self._start_over()  # Another process has come further: go on from there.
+            return True
+        except BaseException:
+            self._start_over()  # The fold may remember a page that was never written.
+            raise
+
+    def _fold_page(self) -> tuple[Sequence[Notification], Sequence[Replace]]:
+        if self._known is None:
+            self._known = self._recorder.max_tracking_id(self._name) or 0
+        page = self._recorder.select_notifications(
+            self._known, self._page_events, inclusive_of_start=False
+        )
+        return page, self._fold.fold(page) if page else ()
+
+    def _start_over(self) -> None:
+        self._known = None
+        self._fold.forget()
+
+    async def _poll(self, position: int) -> None:
+        while (await asyncio.to_thread(self._recorder.max_notification_id) or 0) <= position:
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def reached(recorder: GroupCommitRecorder, name: str) -> int:
+    """How far the follower of this name has come, in whichever process it runs."""
+    rows: list[tuple[Any, ...]] = await recorder.fetch(_REACHED, {"name": name})
+    return rows[0][0] if rows else 0
+
+
+async def wait_until_reached(
+    recorder: GroupCommitRecorder, name: str, position: int, seconds: float
+) -> bool:
+    """Waits for the follower to come as far as `position`; False when it did not in time."""
+    deadline = time.monotonic() + seconds
+    while await reached(recorder, name) < position:
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True
