@@ -167,7 +167,8 @@ class Follower:
         self._fold.forget()
 
     async def _poll(self, position: int) -> None:
-        while (await asyncio.to_thread(self._recorder.max_notification_id) or 0) <= position:
+        last = self._recorder.max_notification_id
+        while (await asyncio.to_thread(last) or 0) <= position:  # noqa: ASYNC110 - another process writes
             await asyncio.sleep(POLL_SECONDS)
 
 
