@@ -50,7 +50,9 @@ class Follower:
 
     `name` is the name of its checkpoint and lease, `holder` names this process. `wait(position)`
     returns when the log may have grown beyond the position, or after a while; without it the
-    follower looks every 50 ms. `state` and `position` tell an operator what it is doing.
+    follower looks every 50 ms. After a page that was not full it rests for `rest_seconds`, less
+    than a lease, for folds that are cheaper with many events at once. `state` and `position` tell
+    an operator what it is doing.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Follower:
         holder: str,
         wait: Callable[[int], Awaitable[None]] | None = None,
         page_events: int = PAGE,
+        rest_seconds: float = 0.0,
     ) -> None:
         self._recorder = recorder
         self._name = name
@@ -69,6 +72,8 @@ class Follower:
         self._holder = holder
         self._wait = wait or self._poll
         self._page_events = page_events
+        self._rest_seconds = rest_seconds
+        self._more = False
         self._epoch: int | None = None
         self._renew_at = 0.0
         self._known: int | None = None
@@ -113,6 +118,8 @@ class Follower:
             await asyncio.sleep(RENEW_SECONDS / 2)
         elif await self._step():
             self.state = f"follows, at {self.position}"
+            if not self._more:
+                await asyncio.sleep(self._rest_seconds)
         else:
             self.state = f"waits for events after {self.position}"
             with suppress(TimeoutError):
@@ -146,6 +153,7 @@ class Follower:
             self._recorder.submit(Append((), lambda: changes, Tracking(self._name, last), future))
             await future
             self._known = last
+            self._more = len(page) == self._page_events
             return True
         except IntegrityError:
             self._start_over()  # Another process has come further: go on from there.
