@@ -42,3 +42,14 @@ class ListQuery:
     """Conditions on columns, all of which must hold."""
     properties: tuple[tuple[str, str], ...] = ()
     """Custom properties that must be there with exactly this value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A position of the log, with what makes the spans that held there quick to find."""
+
+    position: int
+    blocks: tuple[int, ...]
+    """The blocks of spans that may hold then; see `calotype.projections.spans.block_of`."""
+    newest_created_at: str
+    """No image that existed then has a later `created_at`."""

@@ -2,7 +2,8 @@
 
 What a caller may see is a handful of sets (own, public, shared with me, ...). Each is a branch
 with its own index, order and limit; a page is the best of their heads. SQL is written once for
-both databases, with `:name` parameters.
+both databases, with `:name` parameters. A list as of a `Moment` is the same statement over the
+tables of spans, with the condition that a row held then.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from uuid import UUID
 
 from calotype.commands.policy import Actor
 from calotype.projections.images import INDEXED_CHARACTERS
-from calotype.projections.listing import Filter, ListQuery
+from calotype.projections.listing import Filter, ListQuery, Moment
+from calotype.projections.spans import IMAGE_SPANS, MEMBER_SPANS, PROPERTY_SPANS, TAG_SPANS
 from calotype.projections.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
 
 SORT_EXPRESSIONS = {
@@ -32,9 +34,33 @@ _LARGEST_INTEGER = 2**63 - 1
 
 @dataclass(slots=True)
 class _Statement:
-    """Parameters of the statement under construction, each given a name once."""
+    """Parameters of the statement under construction, each given a name once; and its tables."""
 
+    moment: Moment | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def images(self) -> str:
+        return (IMAGES if self.moment is None else IMAGE_SPANS).name
+
+    @property
+    def members(self) -> str:
+        return (MEMBERS if self.moment is None else MEMBER_SPANS).name
+
+    @property
+    def tags(self) -> str:
+        return (TAGS if self.moment is None else TAG_SPANS).name
+
+    @property
+    def properties(self) -> str:
+        return (PROPERTIES if self.moment is None else PROPERTY_SPANS).name
+
+    def holds(self, alias: str) -> list[str]:
+        """The conditions that a row held at the moment; none are needed for now."""
+        if self.moment is None:
+            return []
+        self.parameters["at"] = self.moment.position
+        return [f"{alias}.from_position <= :at", f"{alias}.to_position > :at"]
 
     def bind(self, value: Any) -> str:
         name = f"p{len(self.parameters)}"
@@ -43,16 +69,19 @@ class _Statement:
 
 
 def page_statement(
-    query: ListQuery, actor: Actor, after: tuple[Any, ...] | None
+    query: ListQuery,
+    actor: Actor,
+    after: tuple[Any, ...] | None,
+    moment: Moment | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """The statement for one page and its parameters.
 
     Rows are `(document, id, locations, status, sort values...)`; there is one row more than
     `query.limit` when something comes after the page. `after` = the sort values of the marker.
     """
-    statement = _Statement()
+    statement = _Statement(moment)
     source, joins = _source(query, statement)
-    conditions = [*joins, *_filters(query, statement)]
+    conditions = [*joins, *_filters(query, statement), *_then(actor, source, statement)]
     if after is not None:
         conditions.append(_beyond(query, after, statement))
     expressions = [_sort_expression(key, source) for key, _ in query.sort]
@@ -66,10 +95,11 @@ def page_statement(
         f"{expression} {way}" for expression, (_, way) in zip(expressions, query.sort, strict=True)
     )
     selects = []
-    for table, conditions_of_branch in _branches(query, actor, statement):
+    branches = _branches(query, actor, statement)
+    for table, conditions_of_branch in _in_blocks(branches, source, statement):
         where = " AND ".join([*conditions_of_branch, *conditions])
         selects.append(
-            f"SELECT {columns} FROM {table}{source}{IMAGES.name} i "
+            f"SELECT {columns} FROM {table}{source}{statement.images} i "
             f"WHERE {where} ORDER BY {inner} {limit}"
         )
     if len(selects) == 1:
@@ -78,14 +108,65 @@ def page_statement(
     return f"SELECT * FROM ({union}) page ORDER BY {order} {limit}", statement.parameters
 
 
-def marker_statement(query: ListQuery) -> str:
-    """Gives `(owner, visibility, is_member, sort values...)` of the image `:id` for `:project`."""
+def marker_statement(query: ListQuery, moment: Moment | None = None) -> str:
+    """Gives `(owner, visibility, is_member, sort values...)` of the image `:id` for `:project`.
+
+    With a moment, `:at` is its position.
+    """
+    statement = _Statement(moment)
+    member = " AND ".join(["m.image_id = i.id", "m.member = :project", *statement.holds("m")])
+    image = " AND ".join(["i.id = :id", *statement.holds("i")])
     expressions = ", ".join(SORT_EXPRESSIONS[key] for key, _ in query.sort)
     return (
-        f"SELECT i.owner, i.visibility, EXISTS (SELECT 1 FROM {MEMBERS.name} m WHERE "
-        f"m.image_id = i.id AND m.member = :project), {expressions} "
-        f"FROM {IMAGES.name} i WHERE i.id = :id"
+        f"SELECT i.owner, i.visibility, EXISTS (SELECT 1 FROM {statement.members} m WHERE "
+        f"{member}), {expressions} FROM {statement.images} i WHERE {image}"
     )
+
+
+def _then(actor: Actor, source: str, statement: _Statement) -> list[str]:
+    """What a row of the past must fulfil beside the filters: it held, and may be seen today."""
+    moment = statement.moment
+    if moment is None:
+        return []
+    born = _sort_expression("created_at", source)
+    newest = statement.bind(moment.newest_created_at)
+    conditions = [*statement.holds("i"), f"{born} <= {newest}"]
+    if not actor.is_admin:
+        conditions.append(visible_today(statement.bind(actor.project)))
+    return conditions
+
+
+def visible_today(project: str) -> str:
+    """The condition that the image of span `i` may be seen today by the project.
+
+    `project` is a parameter. What was deleted since is seen by the project that owned it last.
+    """
+    return (
+        f"(EXISTS (SELECT 1 FROM {IMAGES.name} n WHERE n.id = i.id AND (n.owner IS NULL "
+        f"OR n.owner = {project} OR n.visibility IN ('public', 'community') "
+        f"OR (n.visibility = 'shared' AND EXISTS (SELECT 1 FROM {MEMBERS.name} o "
+        f"WHERE o.image_id = n.id AND o.member = {project})))) "
+        f"OR (NOT EXISTS (SELECT 1 FROM {IMAGES.name} n WHERE n.id = i.id) AND {project} = "
+        f"(SELECT l.owner FROM {IMAGE_SPANS.name} l WHERE l.id = i.id "
+        "ORDER BY l.from_position DESC LIMIT 1)))"
+    )
+
+
+def _in_blocks(
+    branches: list[tuple[str, list[str]]], source: str, statement: _Statement
+) -> list[tuple[str, list[str]]]:
+    """The branches, each once per block of spans; those that start from members go by these."""
+    if statement.moment is None:
+        return branches
+    alias = "t" if source else "i"
+    blocks = [statement.bind(block) for block in statement.moment.blocks]
+    result = []
+    for table, conditions in branches:
+        if table:
+            result.append((table, [*conditions, *statement.holds("m")]))
+        else:
+            result += [("", [f"{alias}.block = {block}", *conditions]) for block in blocks]
+    return result
 
 
 def _source(query: ListQuery, statement: _Statement) -> tuple[str, list[str]]:
@@ -95,12 +176,17 @@ def _source(query: ListQuery, statement: _Statement) -> tuple[str, list[str]]:
     """
     if query.tags:
         tag = statement.bind(query.tags[0])
-        return f"{TAGS.name} t CROSS JOIN ", ["i.id = t.image_id", f"t.tag = {tag}"]
+        return f"{statement.tags} t CROSS JOIN ", [
+            "i.id = t.image_id",
+            f"t.tag = {tag}",
+            *statement.holds("t"),
+        ]
     if query.properties:
         name, value = query.properties[0]
-        return f"{PROPERTIES.name} t CROSS JOIN ", [
+        return f"{statement.properties} t CROSS JOIN ", [
             "i.id = t.image_id",
             *_property_conditions("t", name, value, statement),
+            *statement.holds("t"),
         ]
     return "", []
 
@@ -126,14 +212,17 @@ def _filters(query: ListQuery, statement: _Statement) -> list[str]:
     conditions = ["i.os_hidden" if query.hidden else "NOT i.os_hidden"]
     for tag in query.tags[1:]:
         conditions.append(
-            f"EXISTS (SELECT 1 FROM {TAGS.name} x WHERE x.image_id = i.id "
-            f"AND x.tag = {statement.bind(tag)})"
+            f"EXISTS (SELECT 1 FROM {statement.tags} x WHERE x.image_id = i.id AND "
+            + " AND ".join([f"x.tag = {statement.bind(tag)}", *statement.holds("x")])
+            + ")"
         )
     rest = query.properties if query.tags else query.properties[1:]
     for name, value in rest:
         conditions.append(
-            f"EXISTS (SELECT 1 FROM {PROPERTIES.name} x WHERE x.image_id = i.id AND "
-            + " AND ".join(_property_conditions("x", name, value, statement))
+            f"EXISTS (SELECT 1 FROM {statement.properties} x WHERE x.image_id = i.id AND "
+            + " AND ".join(
+                [*_property_conditions("x", name, value, statement), *statement.holds("x")]
+            )
             + ")"
         )
     conditions += [_column_condition(condition, statement) for condition in query.filters]
@@ -220,7 +309,7 @@ def _branches(query: ListQuery, actor: Actor, statement: _Statement) -> list[tup
         shared_with_me.append(f"m.status = {statement.bind(query.member_status)}")
     branches = [
         ("", [own] if wanted != "shared" else [own, "i.visibility = 'shared'"]),
-        (f"{MEMBERS.name} m CROSS JOIN ", [*shared_with_me, foreign]),
+        (f"{statement.members} m CROSS JOIN ", [*shared_with_me, foreign]),
     ]
     if wanted != "shared":
         branches.append(("", ["i.visibility = 'public'", foreign]))
