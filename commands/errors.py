@@ -14,7 +14,11 @@ class CalotypeError(Exception):
 
 
 class Invalid(CalotypeError):
-    """The request makes no sense as it stands (400)."""
+    """The request makes no sense as it stands (400); `field` names the part that is wrong."""
+
+    def __init__(self, explanation: str = "", field: str | None = None) -> None:
+        super().__init__(explanation)
+        self.field = field
 
 
 class Forbidden(CalotypeError):

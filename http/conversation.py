@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from uuid import UUID
 
 import orjson
@@ -13,7 +14,7 @@ from aiohttp import web
 from calotype.commands.errors import CalotypeError, Invalid
 from calotype.commands.parts import Parts
 from calotype.commands.policy import Actor, Cause
-from calotype.http.errors import error_answer, status_of
+from calotype.http.errors import OWN_CALLS, SENTENCES, TITLES, error_answer, problem, status_of
 from calotype.projections.queries import Queries
 from calotype.stores.log.log import LogFull, LogUnavailable, TooManyConflicts
 
@@ -75,7 +76,9 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
         response = await handler(request)
     except CalotypeError as error:
         status = 401 if isinstance(error, Unauthenticated) else status_of(error)
-        response = _refusal(request, status, error.explanation, getattr(error, "headers", None))
+        headers = getattr(error, "headers", None)
+        field = getattr(error, "field", None)
+        response = _refusal(request, status, error.explanation, headers, field)
     except web.HTTPException as error:
         if error.status == 405 and request.method == "OPTIONS":
             response = web.Response(status=200)
@@ -112,8 +115,19 @@ def _failure(request: web.Request, error: Exception) -> web.Response:
 
 
 def _refusal(
-    request: web.Request, status: int, text: str, headers: dict[str, str] | None
+    request: web.Request,
+    status: int,
+    text: str,
+    headers: dict[str, str] | None,
+    field: str | None = None,
 ) -> web.Response:
+    if request.path.startswith(OWN_CALLS):
+        title = TITLES.get(status) or HTTPStatus(status).phrase
+        extra = {} if field is None else {"field": field}
+        text = text.encode("utf-8", "replace").decode()
+        response = problem(status, title, text or SENTENCES.get(status, title), **extra)
+        response.headers.update(headers or {})
+        return response
     return error_answer(status, text, request.headers.get("Accept"), headers=headers)
 
 

@@ -107,6 +107,10 @@ def error_answer(
     )
 
 
+OWN_CALLS = "/log/"
+"""Paths below this are calls of our own, and refused with problem documents."""
+
+
 def problem(status: int, title: str, detail: str, **extra: object) -> web.Response:
     """A problem document (RFC 9457), the form of errors of our own calls."""
     content = {"type": "about:blank", "title": title, "status": status, "detail": detail, **extra}

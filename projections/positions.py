@@ -29,9 +29,9 @@ class Positions:
         """The position. Raises Invalid naming `field` for other text and for another log's."""
         match = _FORM.fullmatch(text)
         if match is None:
-            raise Invalid(f"'{field}' is not a position that this service gave out.")
+            raise Invalid(f"'{field}' is not a position that this service gave out.", field)
         if match[1] != self.log_id:
-            raise Invalid(f"'{field}' is a position of another event log.")
+            raise Invalid(f"'{field}' is a position of another event log.", field)
         return int(match[2], 16)
 
 
