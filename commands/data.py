@@ -71,17 +71,22 @@ async def upload_data(
     aggregate_id, upload_id = image_uuid(image_id), secrets.token_hex(6)
     driver = parts.stores[parts.default_store]
     key = f"{aggregate_id}-{upload_id}"
-    image: Image = await parts.log.change(
-        aggregate_id,
-        partial(require, actor, "upload_image"),
-        Image.start_upload,
-        cause,
-        upload_id=upload_id,
-        store=parts.default_store,
-        url=driver.base_url + key,
-        holder=parts.process_id,
-    )
+    # Known as running before the intent is on record, so that no sweep takes it for a dead one.
     parts.uploads.add(upload_id)
+    try:
+        image: Image = await parts.log.change(
+            aggregate_id,
+            partial(require, actor, "upload_image"),
+            Image.start_upload,
+            cause,
+            upload_id=upload_id,
+            store=parts.default_store,
+            url=driver.base_url + key,
+            holder=parts.process_id,
+        )
+    except BaseException:
+        parts.uploads.discard(upload_id)
+        raise
     try:
         written = await pipe.write(
             driver,

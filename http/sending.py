@@ -20,6 +20,8 @@ _PATIENCE_MILLISECONDS = 20
 """How long a thread waits for a client before the event loop takes over the waiting."""
 _STALL_SECONDS = 300.0
 """A client that takes nothing for so long is given up."""
+_BLOCK_BYTES = 1 << 18
+"""What is held of each download that does not come from a file, twice."""
 _STEP_BYTES = 64 << 20
 """How much one thread sends before it asks the event loop whether to go on."""
 
@@ -46,7 +48,7 @@ async def send(
         if file is not None and _is_plain_socket(request):
             await _send_file(request, file, source.offset_bytes, source.length_bytes)
         else:
-            async for block in blocks(source):
+            async for block in blocks(source, _BLOCK_BYTES):
                 await response.write(block)
         await response.write_eof()
     except BaseException:

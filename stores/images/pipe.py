@@ -21,6 +21,11 @@ from calotype.stores.images.inspecting import Claim, Inspection
 
 BLOCK_BYTES = 1 << 20
 BLOCKS_IN_FLIGHT = 8
+_TOGETHER_BYTES = 16 << 20
+"""What the blocks in flight of all uploads may take together, as long as each has two."""
+_CROWD = 8
+"""With more uploads at once than this, blocks are smaller."""
+_CROWD_BLOCK_BYTES = 1 << 18
 _JOBS_A_TURN = 8
 """After so many jobs a strand queues up behind the others, so that none keeps a thread."""
 
@@ -31,6 +36,8 @@ _HASHERS = ThreadPoolExecutor((os.cpu_count() or 1) + 2, thread_name_prefix="ima
 _WRITERS = ThreadPoolExecutor(32, thread_name_prefix="image-write")
 
 _NOTHING_EXPECTED: Mapping[str, str] = {}
+_running: set["_Intake"] = set()
+"""The uploads of this process that are under way."""
 _Result = TypeVar("_Result")
 
 
@@ -79,23 +86,30 @@ async def write(
     """
     order = _Order(driver, key, size_bytes, limit_bytes, (*algorithms, *expected), expected, claim)
     intake = _Intake(chunks, size_bytes, limit_bytes)
-    first = await intake.take(BLOCK_BYTES + 1)
-    if intake.ended:
-        return await _write_small(order, first)
-    stages = _Stages(order)
+    _running.add(intake)
     try:
-        await stages.put(_joined(first))
-        while not intake.ended:
-            block = _joined(await intake.take(BLOCK_BYTES))
-            for piece in _pieces(block):
-                await stages.put(piece)
-        await _to_the_end(stages.fewer_than(1))
-        stages.raise_failure()
-        commit = partial(stages.commit, intake.received_bytes)
-        return await _to_the_end(stages.in_writer(commit))
-    except BaseException:
-        await stages.undo()
-        raise
+        first = await intake.take(_block_bytes() + 1)
+        if intake.ended:
+            return await _write_small(order, first)
+        stages = _Stages(order)
+        try:
+            await stages.put(_joined(first))
+            while not intake.ended:
+                for piece in _pieces(_joined(await intake.take(_block_bytes()))):
+                    await stages.put(piece)
+            await _to_the_end(stages.fewer_than(1))
+            stages.raise_failure()
+            commit = partial(stages.commit, intake.received_bytes)
+            return await _to_the_end(stages.in_writer(commit))
+        except BaseException:
+            await stages.undo()
+            raise
+    finally:
+        _running.discard(intake)
+
+
+def _block_bytes() -> int:
+    return BLOCK_BYTES if len(_running) <= _CROWD else _CROWD_BLOCK_BYTES
 
 
 class _Order:
@@ -250,9 +264,11 @@ class _Stages:
         self._waiting: tuple[int, asyncio.Future[None]] | None = None
 
     async def put(self, block: Block) -> None:
-        """Queues `block`, after a while when eight are in flight. Raises a stage's failure."""
-        if self._in_flight >= BLOCKS_IN_FLIGHT:
-            await self.fewer_than(BLOCKS_IN_FLIGHT)
+        """Queues `block`, after a while when many are in flight. Raises a stage's failure."""
+        share = _TOGETHER_BYTES // (len(_running) * _block_bytes())
+        limit = max(2, min(share, BLOCKS_IN_FLIGHT))
+        if self._in_flight >= limit:
+            await self.fewer_than(limit)
         self.raise_failure()
         with self._lock:
             self._in_flight += 1

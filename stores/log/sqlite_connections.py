@@ -31,8 +31,7 @@ class ThreadConnection:
         )
         self.connection.execute("PRAGMA journal_mode=WAL")
         self.connection.execute("PRAGMA synchronous=FULL")
-        self.connection.execute("PRAGMA cache_size=-16384")
-        self.connection.execute("PRAGMA mmap_size=67108864")
+        self.connection.execute("PRAGMA cache_size=-4096")
 
     def __del__(self) -> None:
         # The connection is part of a cycle with its cache of statements: it would wait for the
