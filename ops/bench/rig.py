@@ -104,6 +104,7 @@ class Rig:
 
         With `ramp_seconds` running requests are cut off at the end, and only bytes after the
         ramp count. Running numbers of requests never repeat within a run of the benchmark.
+        Raises RuntimeError when not one request was answered as it should be.
         """
         give_up_seconds = seconds + _GRACE_SECONDS
         job = requests.asked() | {
@@ -121,7 +122,11 @@ class Rig:
         seen = self._loader.ask({}, patience_seconds=give_up_seconds + _GRACE_SECONDS)
         cpu = cpu_seconds(endpoint.pid) - before
         self._running_number += sum(seen["statuses"].values()) + connections
-        return _slice_of(seen, requests.expect, cpu, endpoint)
+        part = _slice_of(seen, requests.expect, cpu, endpoint)
+        if ramp_seconds is None and not part.requests:
+            # A ratio made of nothing would look like a good one.
+            raise RuntimeError(f"no {requests.method} was answered well: {part.failures}")
+        return part
 
     def bare_like(self, endpoint: Endpoint, requests: Requests) -> Endpoint:
         """Teaches the bare server what `endpoint` answers to such a request.

@@ -96,6 +96,19 @@ def creating(*, collect_ids: bool = False) -> Requests:
     )
 
 
+def creating_raw() -> Requests:
+    """Requests that create images for data of no format, which is what uploads here send."""
+    body = {"name": f"data-{_UNIQUE}", "disk_format": "raw", "container_format": "bare"}
+    return Requests(
+        "POST",
+        ["/v2/images"],
+        expect=201,
+        bodies=[json.dumps(body, separators=(",", ":"))],
+        content_type="application/json",
+        collect_ids=True,
+    )
+
+
 def _fill(rig: Rig, endpoint: Endpoint, images: int) -> list[str]:
     filled = rig.run(
         endpoint,

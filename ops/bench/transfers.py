@@ -12,7 +12,7 @@ from calotype.ops.bench.pipeline import PipelineFloor, pipeline_floor
 from calotype.ops.bench.processes import settle
 from calotype.ops.bench.rig import Endpoint, Requests, Rig
 from calotype.ops.bench.sendfile import FileServer
-from calotype.ops.bench.subjects import Subject, creating
+from calotype.ops.bench.subjects import Subject, creating_raw
 
 SMALL_UPLOAD_CONNECTIONS = 8
 """At which the target for small uploads is set."""
@@ -45,7 +45,7 @@ def _queued(rig: Rig, subject: Subject, count: int) -> list[str]:
     """New images without data, that are counted nowhere."""
     made = rig.run(
         subject.endpoint,
-        creating(collect_ids=True),
+        creating_raw(),
         connections=min(16, count),
         seconds=60.0,
         count=count,
