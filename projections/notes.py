@@ -29,6 +29,10 @@ class BadNote(ValueError):
     """A note, checkpoint or key that cannot be read, or whose signature is wrong."""
 
 
+class UnknownKey(BadNote):
+    """A note that none of the known keys has signed; it may be right, and proves nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verifier:
     """A public key and its name; `text` is what auditors keep."""
@@ -129,7 +133,7 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> str:
     """The text of a note that at least one of these keys has signed.
 
     Signatures of keys that nobody knows are passed over; a wrong one of a known key refuses the
-    note. Raises BadNote.
+    note. Raises UnknownKey, BadNote.
     """
     text, separator, signatures = note.rpartition("\n\n")
     if not separator or not signatures.endswith("\n"):
@@ -146,7 +150,7 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> str:
             raise BadNote(f"the signature of {name} is wrong")
         found = True
     if not found:
-        raise BadNote("no known key has signed the note")
+        raise UnknownKey("no known key has signed the note")
     return text
 
 
@@ -164,7 +168,7 @@ def read_checkpoint(text: str) -> Checkpoint:
 
 
 def open_checkpoint(note: str, verifiers: Sequence[Verifier]) -> Checkpoint:
-    """The checkpoint that one of these keys has signed for its own log. Raises BadNote."""
+    """The checkpoint that one of these keys signed for its log. Raises UnknownKey, BadNote."""
     checkpoint = read_checkpoint(open_note(note, verifiers))
     if checkpoint.origin not in {verifier.name for verifier in verifiers}:
         raise BadNote(f"the checkpoint is of the log {checkpoint.origin!r}, which is not ours")

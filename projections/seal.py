@@ -14,7 +14,7 @@ from eventsourcing.persistence import IntegrityError, Notification
 
 from calotype.projections.following import Follower
 from calotype.projections.merkle import event_entry, leaf_hash
-from calotype.projections.notes import Checkpoint, Signer
+from calotype.projections.notes import BadNote, Checkpoint, Signer, open_checkpoint
 from calotype.projections.tiles import (
     HEIGHT,
     HIGHEST_LEVEL,
@@ -188,8 +188,17 @@ def standing_checkpoint(recorder: GroupCommitRecorder, signer: Signer) -> Replac
     """
     size = sealed_size(recorder)
     newest = recorder.fetch_now(
-        "SELECT size, note FROM audit_checkpoints_1 ORDER BY size DESC LIMIT 1"
+        "SELECT note FROM audit_checkpoints_1 WHERE size >= :size", {"size": size}
     )
-    if not size or (newest and newest[0][0] >= size and f" {signer.name} " in newest[0][1]):
+    if not size or any(_signed_by(signer, note) for (note,) in newest):
         return None
-    return checkpoint_row(signer, size, stored_tree(recorder).root())
+    tree = stored_tree(recorder)
+    return checkpoint_row(signer, tree.size, tree.root())
+
+
+def _signed_by(signer: Signer, note: str) -> bool:
+    try:
+        open_checkpoint(note, [signer.verifier])
+    except BadNote:
+        return False
+    return True
