@@ -45,19 +45,31 @@ class Store(_Table):
     """`[store]`: where image data goes."""
 
     name: str = "default"
+    """The name of the store, as locations show it."""
     kind: Literal["file", "s3"] = "file"
+    """file: a directory; s3: a bucket."""
     directory: str = ""
     """file: the directory; empty = `images` in the data directory."""
     endpoint: str = ""
+    """s3: URL of the service, such as https://s3.example.org."""
     bucket: str = ""
+    """s3: the bucket."""
     access_key: str = ""
+    """s3: who we are there."""
     secret_key: str = Field("", repr=False)
+    """s3: the secret; better given in the environment."""
     region: str = "us-east-1"
+    """s3: the region, which requests are signed for."""
     prefix: str = ""
+    """s3: put before every key, such as `images/`."""
     part_size_bytes: int = Field(8 << 20, ge=5 << 20)
+    """s3: size of the parts of a multipart upload; each upload holds one in memory."""
     create_bucket: bool = False
+    """s3: make the bucket at start if it is not there."""
     timeout_seconds: float = Field(30.0, gt=0)
+    """s3: how long one answer may take."""
     connections: int = Field(32, ge=1)
+    """s3: how many connections a process keeps."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Store":
@@ -75,17 +87,24 @@ class Identity(_Table):
     """none: everybody is the user below, an administrator. headers: X-User-Id, X-Project-Id and
     X-Roles are believed; only for a listener that nobody but a trusted proxy reaches."""
     user: str = "admin"
+    """none: the user that everybody is."""
     project: str = "default"
+    """none: the project that everybody acts in, and that owns new images."""
 
 
 class Limits(_Table):
     """`[limits]`: static limits; -1 is no limit."""
 
     image_size_bytes: int = Field(1 << 40, ge=-1)
+    """Bytes of one image."""
     properties: int = Field(128, ge=-1)
+    """Custom properties of one image."""
     tags: int = Field(128, ge=-1)
+    """Tags of one image."""
     members: int = Field(128, ge=-1)
+    """Projects that one image is shared with."""
     locations: int = Field(10, ge=-1)
+    """Places of one image."""
 
 
 class Formats(_Table):
@@ -101,18 +120,25 @@ class Http(_Table):
     """`[http]`: the listener and what it shows."""
 
     listen: str = "127.0.0.1:9292"
+    """HOST:PORT; port 0 takes a free one."""
     public_endpoint: str = ""
     """Base URL for the versions document, where a proxy stands in front."""
     default_limit: int = Field(25, ge=0)
+    """Images on a page when the client names no limit."""
     max_limit: int = Field(1000, ge=1)
+    """Images on a page at most."""
     show_image_direct_url: bool = False
+    """Show direct_url in images."""
     show_multiple_locations: bool = False
+    """Show locations in images and let clients change them."""
     disable_file: str = ""
+    """While this file exists, /healthcheck answers 503."""
     drain_seconds: float = Field(0.0, ge=0)
     """After SIGTERM: how long /healthcheck says 503 while new requests are still taken."""
     grace_seconds: float = Field(30.0, ge=0)
     """After that: how long running requests may take to finish."""
     access_log: bool = False
+    """Log a line for every request."""
 
     @field_validator("listen")
     @classmethod
@@ -133,7 +159,9 @@ class Settings(BaseSettings):
     data: str = "./calotype-data"
     """Directory for the embedded log and file store."""
     workers: int = Field(1, ge=1, le=256)
+    """Processes that share the port."""
     hashing_algorithm: Literal["sha512", "sha256", "sha384", "sha224", "sha1"] = "sha512"
+    """What os_hash_value is made with, besides the md5 of checksum."""
     log: Log = Log()
     store: Store = Store()
     identity: Identity = Identity()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calotype.ops.settings import SettingsError, load_settings
+from calotype.ops.settings import Settings, SettingsError, load_settings
 
 COMMANDS = ([], ["serve"], ["migrate"], ["status"], ["reconcile"], ["config"], ["config", "check"])
 
@@ -95,3 +95,15 @@ def test_the_embedded_default_needs_no_settings(tmp_path: Path) -> None:
     settings = load_settings(None, data=str(tmp_path))
     assert settings.log_url() == f"sqlite:///{tmp_path}/log.sqlite"
     assert settings.store_options() == {"directory": f"{tmp_path}/images"}
+
+
+def test_every_setting_is_in_the_documentation() -> None:
+    text = (Path(__file__).parent.parent.parent / "docs" / "settings.md").read_text()
+    for name, field in Settings.model_fields.items():
+        table = getattr(field.annotation, "model_fields", None)
+        if table is None:
+            assert f"| `{name}` |" in text, name
+            continue
+        section = text.partition(f"## `[{name}]`")[2].partition("\n## ")[0]
+        for key in table:
+            assert f"| `{key}` |" in section, f"{name}.{key}"
