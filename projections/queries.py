@@ -8,8 +8,9 @@ import orjson
 
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.policy import Actor, allows
-from calotype.projections.listing import ListQuery
-from calotype.projections.pages import marker_statement, page_statement
+from calotype.projections.listing import ListQuery, Moment
+from calotype.projections.pages import marker_statement, page_statement, visible_today
+from calotype.projections.spans import IMAGE_SPANS, MEMBER_SPANS
 from calotype.projections.tables import BLOBS, IMAGES, MEMBERS
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -19,6 +20,13 @@ _MEMBERSHIP = (
 _SHOW = (
     f"SELECT i.owner, i.visibility, i.status, {_MEMBERSHIP}, i.document, i.locations "
     f"FROM {IMAGES.name} i WHERE i.id = :id"
+)
+_SHOW_THEN = (
+    f"SELECT i.owner, i.visibility, i.status, EXISTS (SELECT 1 FROM {MEMBER_SPANS.name} m "
+    "WHERE m.image_id = i.id AND m.member = :project "
+    "AND m.from_position <= :at AND m.to_position > :at), i.document, i.locations, "
+    f"{visible_today(':project')} FROM {IMAGE_SPANS.name} i "
+    "WHERE i.id = :id AND i.from_position <= :at AND i.to_position > :at"
 )
 _DATA = (
     f"SELECT i.owner, i.visibility, i.status, {_MEMBERSHIP}, i.size, i.checksum, i.locations "
@@ -97,27 +105,44 @@ class Queries:
         owner, visibility, status, is_member, size, checksum, locations = rows[0]
         return ImageRow(owner, visibility, status, is_member, "", locations, size, checksum)
 
-    async def page(self, query: ListQuery, actor: Actor) -> Page:
-        """One page of the images that the actor lists. Raises Invalid or Forbidden (marker)."""
+    async def image_then(self, aggregate_id: UUID, actor: Actor, moment: Moment) -> ImageRow | None:
+        """The image's row as it was, if the actor could see it then and may see it today."""
+        values = {"id": aggregate_id, "project": actor.project, "at": moment.position}
+        rows = await self._recorder.fetch(_SHOW_THEN, values)
+        if not rows:
+            return None
+        *columns, seen_today = rows[0]
+        row = ImageRow(*columns)
+        seen = actor.is_admin or (seen_today and allows(actor, "get_image", row))
+        return row if seen else None
+
+    async def page(self, query: ListQuery, actor: Actor, moment: Moment | None = None) -> Page:
+        """One page of the images that the actor lists, now or as of a moment.
+
+        Raises Invalid or Forbidden (marker).
+        """
         if query.limit == 0:
             return Page([], None)
-        after = await self._marker(query, actor) if query.marker is not None else None
-        sql, parameters = page_statement(query, actor, after)
+        after = await self._marker(query, actor, moment) if query.marker is not None else None
+        sql, parameters = page_statement(query, actor, after, moment)
         rows = await self._recorder.fetch(sql, parameters, heavy=True)
         images = [(row[0], row[2], row[3]) for row in rows[: query.limit]]
         if len(rows) <= query.limit:
             return Page(images, None)
         return Page(images, orjson.loads(images[-1][0])["id"])
 
-    async def _marker(self, query: ListQuery, actor: Actor) -> tuple[Any, ...]:
+    async def _marker(
+        self, query: ListQuery, actor: Actor, moment: Moment | None
+    ) -> tuple[Any, ...]:
         unknown = Invalid(f"Invalid marker: there is no image {str(query.marker)[:64]}.")
         try:
             marker = UUID(query.marker)
         except ValueError:
             raise unknown from None
-        rows = await self._recorder.fetch(
-            marker_statement(query), {"id": marker, "project": actor.project}
-        )
+        values = {"id": marker, "project": actor.project}
+        if moment is not None:
+            values["at"] = moment.position
+        rows = await self._recorder.fetch(marker_statement(query, moment), values)
         if not rows:
             raise unknown
         owner, visibility, is_member, *values = rows[0]

@@ -1,0 +1,141 @@
+"""The history of one image, read straight from its events: never behind, and nothing kept for it.
+
+Each change says when, who and by which request, and what it did to the image as the API shows it,
+as a JSON patch (RFC 6902). Applying all patches in order to nothing gives the present image.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from eventsourcing.persistence import StoredEvent
+
+from calotype.commands.image import Image
+from calotype.projections.images import image_document
+from calotype.projections.spans import clock_text
+from calotype.stores.log.log import event_mapper
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+_EVENTS = (
+    "SELECT originator_version, topic, state, notification_id FROM stored_events "
+    "WHERE originator_id = :id ORDER BY originator_version"
+)
+_DETAILS = ("member", "status", "store", "reason")
+"""What an event may tell beside the patch. Places of bytes and names of processes stay inside."""
+_LONG = 64
+"""Histories of more events than this are folded in a thread."""
+
+Patch = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One event of an image."""
+
+    position: int
+    version: int
+    """1 for the image's creation, then counting up."""
+    type: str
+    time: str
+    """RFC 3339 in UTC with microseconds."""
+    actor: dict[str, Any]
+    """`user`, `project`, `roles`."""
+    request_id: str
+    traceparent: str | None
+    details: dict[str, Any]
+    patch: Patch
+    """RFC 6902, from the image before the event to the image after it; empty where the API
+    shows no difference, as for members and for bytes that were removed later."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A page of changes, and the image as all its events make it."""
+
+    image: Image
+    changes: list[Change]
+    more: bool
+    """Whether something comes after this page."""
+
+
+async def history_of(
+    recorder: GroupCommitRecorder, image_id: UUID, *, after: int = 0, limit: int
+) -> History | None:
+    """The changes after position `after`, at most `limit`, oldest first; None: no such image."""
+    rows = await recorder.fetch(_EVENTS, {"id": image_id})
+    if not rows:
+        return None
+    if len(rows) > _LONG:
+        return await asyncio.to_thread(_fold, image_id, rows, after, limit)
+    return _fold(image_id, rows, after, limit)
+
+
+def _fold(image_id: UUID, rows: Sequence[tuple[Any, ...]], after: int, limit: int) -> History:
+    mapper = event_mapper()
+    image: Any = None
+    changes: list[Change] = []
+    before: dict[str, Any] | None = None
+    for version, topic, state, position in rows:
+        event: Any = mapper.to_domain_event(StoredEvent(image_id, version, topic, bytes(state)))
+        wanted = position > after and len(changes) < limit
+        if wanted and image is not None and before is None:
+            before = shown_document(image)
+        image = event.mutate(image)
+        if wanted:
+            now = shown_document(image)
+            changes.append(_change(event, position, difference(before, now)))
+            before = now
+    return History(image, changes, bool(changes) and changes[-1].version < rows[-1][0])
+
+
+def shown_document(image: Image) -> dict[str, Any]:
+    """The image as the API shows it; a deleted one with that status."""
+    document: dict[str, Any] = orjson.loads(image_document(image))
+    return document
+
+
+def _change(event: Any, position: int, patch: Patch) -> Change:
+    return Change(
+        position=position,
+        version=event.originator_version,
+        type=event.TOPIC,
+        time=clock_text(event.timestamp),
+        actor=event.actor,
+        request_id=event.request_id,
+        traceparent=event.traceparent,
+        details={name: getattr(event, name) for name in _DETAILS if hasattr(event, name)},
+        patch=patch,
+    )
+
+
+def difference(before: dict[str, Any] | None, after: dict[str, Any] | None) -> Patch:
+    """The JSON patch (RFC 6902) that turns one flat document into the other.
+
+    None is no document: it appears and vanishes as a whole, at the path "". Lists, such as the
+    tags, are replaced as a whole.
+    """
+    if before is None or after is None:
+        if before is after:
+            return []
+        return [{"op": "remove", "path": ""} if after is None else _add("", after)]
+    patch: Patch = [
+        {"op": "remove", "path": _pointer(name)} for name in before if name not in after
+    ]
+    for name, value in after.items():
+        if name not in before:
+            patch.append(_add(_pointer(name), value))
+        elif before[name] != value or type(before[name]) is not type(value):
+            patch.append({"op": "replace", "path": _pointer(name), "value": value})
+    return patch
+
+
+def _add(path: str, value: Any) -> dict[str, Any]:
+    return {"op": "add", "path": path, "value": value}
+
+
+def _pointer(name: str) -> str:
+    """RFC 6901: `~` and `/` in a name are escaped."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")
