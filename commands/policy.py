@@ -112,6 +112,14 @@ def _sharing_reader(actor: Actor, image: Target) -> bool:
     )
 
 
+def _owning_reader(actor: Actor, image: Target) -> bool:
+    return (
+        actor.is_admin
+        or "auditor" in actor.roles
+        or ("reader" in actor.roles and actor.project is not None and image.owner == actor.project)
+    )
+
+
 def _invited_member(actor: Actor, image: Target) -> bool:
     return actor.is_admin or ("member" in actor.roles and image.has_member(actor.project))
 
@@ -119,6 +127,7 @@ def _invited_member(actor: Actor, image: Target) -> bool:
 RULES: dict[str, Rule] = {
     "add_image": _adding_member,
     "get_image": _seeing_reader,
+    "get_image_history": _owning_reader,
     "modify_image": _owning_member,
     "delete_image": _owning_member,
     "upload_image": _owning_member,
@@ -151,6 +160,13 @@ def require(actor: Actor, rule: str, image: Target | None) -> None:
     if not RULES["get_image"](actor, image):
         raise NotFound("No image found with that ID")
     raise Forbidden(f"You are not authorized to complete {rule} action.")
+
+
+def as_auditor(actor: Actor) -> Actor:
+    """The actor for reads of the past, where the role auditor reads what admin reads."""
+    if actor.is_admin or "auditor" not in actor.roles:
+        return actor
+    return Actor(actor.user, actor.project, actor.roles | {"admin"})
 
 
 def require_listing(actor: Actor) -> None:

@@ -66,20 +66,21 @@ def parse_list(
 
 
 def page_links(
-    parameters: list[tuple[str, str]], next_marker: str | None
+    parameters: list[tuple[str, str]], next_marker: str | None, path: str = "/v2/images"
 ) -> tuple[str, str | None]:
     """The paths of the first page and of the next one (None: there is none).
 
     All parameters are kept, repeated ones too; only the marker is taken out or put in.
     """
     kept = [(name, value) for name, value in parameters if name != "marker"]
-    first = _path(kept)
-    return first, None if next_marker is None else _path([*kept, ("marker", next_marker)])
+    first = _link(path, kept)
+    following = None if next_marker is None else _link(path, [*kept, ("marker", next_marker)])
+    return first, following
 
 
-def _path(parameters: list[tuple[str, str]]) -> str:
+def _link(path: str, parameters: list[tuple[str, str]]) -> str:
     pairs = [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters]
-    return "/v2/images" + ("?" + "&".join(pairs) if pairs else "")
+    return path + ("?" + "&".join(pairs) if pairs else "")
 
 
 def _column_filter(name: str, value: str, filters: list[Filter]) -> bool:

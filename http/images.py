@@ -50,7 +50,7 @@ async def index(request: web.Request) -> web.Response:
     api, actor = request.app[API], actor_of(request)
     require_listing(actor)
     parameters = list(request.query.items())
-    _check_text(parameters)
+    check_text(parameters)
     query = parse_list(parameters, default_limit=api.default_limit, max_limit=api.max_limit)
     page = await api.queries.page(query, actor)
     first, following = page_links(parameters, page.next_marker)
@@ -66,7 +66,8 @@ async def index(request: web.Request) -> web.Response:
     return json_answer(b'{"images":[' + documents + b"]," + orjson.dumps(links)[1:])
 
 
-def _check_text(parameters: list[tuple[str, str]]) -> None:
+def check_text(parameters: list[tuple[str, str]]) -> None:
+    """Raises Invalid for a query string that holds what no text can be."""
     for name, value in parameters:
         try:
             (name + value).encode()

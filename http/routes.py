@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from calotype.http import data, discovery, images, members
+from calotype.http import data, discovery, history, images, members
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 
 IMAGE = "/v2/images/{image_id}"
@@ -24,6 +24,10 @@ ROUTES = (
     ("DELETE", IMAGE + "/members/{member}", members.remove),
     ("POST", IMAGE + "/actions/deactivate", images.deactivate),
     ("POST", IMAGE + "/actions/reactivate", images.reactivate),
+    ("GET", "/log/v1/images", history.index),
+    ("GET", "/log/v1/images/{image_id}", history.show),
+    ("GET", "/log/v1/images/{image_id}/history", history.history),
+    ("GET", "/log/v1/images/{image_id}/diff", history.diff),
     ("GET", "/v2/schemas/{name}", discovery.schema),
     ("GET", "/v2/info/import", discovery.import_methods),
     ("GET", "/v2/info/stores", discovery.stores),

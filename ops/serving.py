@@ -70,6 +70,7 @@ async def _serve(settings: Settings) -> int:
     chores = [
         asyncio.create_task(sweeper.keep_lease(parts)),
         asyncio.create_task(sweeper.sweep_for_ever(parts, api.queries)),
+        asyncio.create_task(wiring.versions_follower(parts).run()),
     ]
     if _is_child():
         chores.append(asyncio.create_task(_watch_parent(stopping)))

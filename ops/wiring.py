@@ -4,8 +4,11 @@ from calotype.commands.parts import Limits, Parts
 from calotype.http.conversation import Api
 from calotype.http.identity import Identify, by_trusted_headers, everybody_is
 from calotype.ops.settings import Settings
+from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
+from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
+from calotype.projections.spans import FOLLOWER, SPAN_TABLES, ImageSpans
 from calotype.projections.tables import TABLES
 from calotype.stores.images.opening import open_driver
 from calotype.stores.log.log import EventLog
@@ -21,7 +24,7 @@ def recorder_of(settings: Settings) -> GroupCommitRecorder:
 def migrate(recorder: GroupCommitRecorder) -> list[str]:
     """Brings the log and the query tables up to date; returns the migrations that it applied."""
     applied = recorder.migrate()
-    recorder.create_tables(TABLES)
+    recorder.create_tables([*TABLES, *SPAN_TABLES])
     return applied
 
 
@@ -39,11 +42,18 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
     )
 
 
+def versions_follower(parts: Parts) -> Follower:
+    """Keeps the tables of past moments up to date; runs in every process, one of which leads."""
+    recorder = parts.log.recorder
+    return Follower(recorder, FOLLOWER, ImageSpans(recorder), holder=parts.process_id)
+
+
 def api_of(settings: Settings, parts: Parts) -> Api:
     """What HTTP handlers work with."""
     return Api(
         parts=parts,
         queries=Queries(parts.log.recorder),
+        moments=Moments(parts.log.recorder),
         identify=_identify(settings),
         default_limit=settings.http.default_limit,
         max_limit=settings.http.max_limit,
