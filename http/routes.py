@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from calotype.http import data, discovery, history, images, members
+from calotype.http import audit, data, discovery, history, images, members
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 
 IMAGE = "/v2/images/{image_id}"
@@ -28,6 +28,10 @@ ROUTES = (
     ("GET", "/log/v1/images/{image_id}", history.show),
     ("GET", "/log/v1/images/{image_id}/history", history.history),
     ("GET", "/log/v1/images/{image_id}/diff", history.diff),
+    ("GET", "/log/v1/checkpoint", audit.checkpoint),
+    ("GET", "/log/v1/tile/{level}/{index:.+}", audit.tile),
+    ("GET", "/log/v1/proof/inclusion", audit.inclusion),
+    ("GET", "/log/v1/proof/consistency", audit.consistency),
     ("GET", "/v2/schemas/{name}", discovery.schema),
     ("GET", "/v2/info/import", discovery.import_methods),
     ("GET", "/v2/info/stores", discovery.stores),

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from calotype.ops import wiring
+from calotype.ops import audit, wiring
 from calotype.ops.settings import Settings, SettingsError, load_settings
 from calotype.stores.log.log import LogUnavailable
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(audit.app, name="audit")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Settings file (TOML).", envvar="CALOTYPE_CONFIG")
@@ -171,7 +172,7 @@ def config_check(config: ConfigOption = None) -> None:
     shown = settings.model_dump()
     for table in (shown, *[value for value in shown.values() if isinstance(value, dict)]):
         for key in table:
-            if key == "secret_key" and table[key]:
+            if key in ("secret_key", "signing_key") and table[key]:
                 table[key] = "(set)"
     shown["log"]["url"] = _without_password(settings.log_url())
     for key, value in shown.items():

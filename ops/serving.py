@@ -17,6 +17,8 @@ from aiohttp import web
 from calotype.http.conversation import Api
 from calotype.http.routes import application
 from calotype.ops import sweeper, wiring
+from calotype.ops.audit_key import make_key, signer_of
+from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
 from calotype.stores.images.driver import StoreError
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -29,7 +31,7 @@ log = structlog.get_logger("calotype.serving")
 
 
 def prepare(settings: Settings) -> None:
-    """Makes the data directory, and on the embedded log the tables; checks all others.
+    """Makes the data directory, and on the embedded log tables and signing key; checks all others.
 
     Raises SettingsError naming what is missing and the command that mends it.
     """
@@ -38,6 +40,8 @@ def prepare(settings: Settings) -> None:
     try:
         if settings.log_url().startswith("sqlite"):
             wiring.migrate(recorder)
+            if settings.audit.seal:
+                make_key(settings)
         elif recorder.pending_migrations():
             raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
     finally:
@@ -53,6 +57,7 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
+    signer = signer_of(settings)
     recorder = wiring.recorder_of(settings)
     parts = wiring.parts_of(settings, recorder)
     api = wiring.api_of(settings, parts)
@@ -72,6 +77,9 @@ async def _serve(settings: Settings) -> int:
         asyncio.create_task(sweeper.sweep_for_ever(parts, api.queries)),
         asyncio.create_task(wiring.versions_follower(parts).run()),
     ]
+    if settings.audit.seal:
+        sealing = seal_for_ever(recorder, signer, parts.process_id)
+        chores.append(asyncio.create_task(sealing))
     if _is_child():
         chores.append(asyncio.create_task(_watch_parent(stopping)))
     runner = web.AppRunner(

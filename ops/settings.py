@@ -116,6 +116,17 @@ class Formats(_Table):
     """Names of partition table checks that may fail, such as `mbr`."""
 
 
+class Audit(_Table):
+    """`[audit]`: tamper evidence."""
+
+    seal: bool = True
+    """Keep a Merkle tree over the events, and sign checkpoints of it where there is a key."""
+    key_file: str = ""
+    """File with the key that signs; empty = `audit.key` in the data directory."""
+    signing_key: str = Field("", repr=False)
+    """The key itself instead of a file; better given in the environment."""
+
+
 class Http(_Table):
     """`[http]`: the listener and what it shows."""
 
@@ -167,6 +178,7 @@ class Settings(BaseSettings):
     identity: Identity = Identity()
     limits: Limits = Limits()
     formats: Formats = Formats()
+    audit: Audit = Audit()
     http: Http = Http()
 
     @classmethod

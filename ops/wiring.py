@@ -8,6 +8,7 @@ from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
 from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
+from calotype.projections.seal import SEAL_TABLES
 from calotype.projections.spans import FOLLOWER, SPAN_TABLES, ImageSpans
 from calotype.projections.tables import TABLES
 from calotype.stores.images.opening import open_driver
@@ -24,7 +25,7 @@ def recorder_of(settings: Settings) -> GroupCommitRecorder:
 def migrate(recorder: GroupCommitRecorder) -> list[str]:
     """Brings the log and the query tables up to date; returns the migrations that it applied."""
     applied = recorder.migrate()
-    recorder.create_tables([*TABLES, *SPAN_TABLES])
+    recorder.create_tables([*TABLES, *SPAN_TABLES, *SEAL_TABLES])
     return applied
 
 
