@@ -69,11 +69,14 @@ async def history_of(
     if not rows:
         return None
     if len(rows) > _LONG:
-        return await asyncio.to_thread(_fold, image_id, rows, after, limit)
-    return _fold(image_id, rows, after, limit)
+        return await asyncio.to_thread(fold_history, image_id, rows, after, limit)
+    return fold_history(image_id, rows, after, limit)
 
 
-def _fold(image_id: UUID, rows: Sequence[tuple[Any, ...]], after: int, limit: int) -> History:
+def fold_history(
+    image_id: UUID, rows: Sequence[tuple[Any, ...]], after: int, limit: int
+) -> History:
+    """The same from rows `(version, topic, state, position)` that were read, all there are."""
     mapper = event_mapper()
     image: Any = None
     changes: list[Change] = []

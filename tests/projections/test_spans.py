@@ -1,0 +1,183 @@
+"""Spans: every row that ever was, found again in the few blocks around a moment."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calotype.commands.image import create
+from calotype.commands.policy import Cause
+from calotype.projections.following import Follower, reached
+from calotype.projections.images import rows_of
+from calotype.projections.spans import (
+    FOLLOWER,
+    FOREVER,
+    IMAGE_SPANS,
+    MEMBER_SPANS,
+    MOMENTS,
+    PROPERTY_SPANS,
+    SPAN_TABLES,
+    TAG_SPANS,
+    ImageSpans,
+    block_of,
+    blocks_at,
+)
+from calotype.projections.tables import IMAGES, MEMBERS, PROPERTIES, TABLES, TAGS
+from calotype.stores.log.log import EventLog
+from calotype.stores.log.opening import open_log
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
+PAIRS = (
+    (IMAGES, IMAGE_SPANS),
+    (MEMBERS, MEMBER_SPANS),
+    (TAGS, TAG_SPANS),
+    (PROPERTIES, PROPERTY_SPANS),
+)
+FIELDS: dict[str, Any] = {
+    "name": "n",
+    "visibility": "shared",
+    "protected": False,
+    "os_hidden": False,
+    "owner": "p",
+    "disk_format": "raw",
+    "container_format": "bare",
+    "min_disk": 0,
+    "min_ram": 0,
+}
+
+
+@given(st.integers(1, 2**40), st.integers(1, 2**40), st.data())
+def test_a_span_is_found_from_every_position_that_it_holds(
+    start: int, length: int, data: st.DataObject
+) -> None:
+    end = start + length
+    position = data.draw(st.integers(start, end - 1))
+    last = data.draw(st.integers(end, 2**42))
+    blocks = blocks_at(position, last)
+    assert block_of(start, end) in blocks
+    assert block_of(start, FOREVER) in blocks
+    assert len(blocks) == len(set(blocks)) <= 2 + last.bit_length() / 4 + 1
+
+
+@given(st.integers(1, 2**20), st.integers(1, 64), st.integers(1, 2**20))
+def test_what_was_over_long_before_is_not_looked_at(start: int, length: int, later: int) -> None:
+    """A short span lies in a block of the moment only if that block began a boundary ago."""
+    block = block_of(start, start + length)
+    level = block >> 56
+    position = start + length + later
+    if block in blocks_at(position, 2**42):
+        assert position >> 4 * level == start >> 4 * level
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+async def recorder(request: Any, tmp_path: Any) -> AsyncIterator[GroupCommitRecorder]:
+    url = (
+        f"sqlite:///{tmp_path / 'log.sqlite'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
+    recorder = open_log(url)
+    recorder.migrate()
+    recorder.create_tables([*TABLES, *SPAN_TABLES])
+    yield recorder
+    await recorder.close()
+
+
+async def _live(recorder: GroupCommitRecorder, chance: random.Random, wishes: int) -> None:
+    """Random changes of a few images, many of them refused."""
+    log = EventLog(recorder, rows_of)
+    ids = []
+    for number in range(5):
+        image_id = str(UUID(int=chance.getrandbits(128)))
+        tags = chance.sample(["x", "y"], number % 3)
+        made = create(CAUSE, image_id=image_id, fields=FIELDS, tags=tags, properties={"k": "1"})
+        await log.create(made)
+        ids.append(made.id)
+
+    def wish(image: Any) -> None:
+        act, member = chance.randrange(6), chance.choice(["m1", "m2"])
+        if act == 0:
+            image.add_tag(CAUSE, chance.choice(["x", "y", "z"]))
+        elif act == 1 and image.tags:
+            image.remove_tag(CAUSE, image.tags[0])
+        elif act == 2 and member not in image.members:
+            image.add_member(CAUSE, member)
+        elif act == 3 and member in image.members:
+            image.remove_member(CAUSE, member)
+        elif act == 4:
+            changed = {"properties": {"k": chance.choice("12")}, "removed_properties": []}
+            image.update(CAUSE, fields={"name": chance.choice("ab")}, tags=None, **changed)
+        elif chance.random() < 0.2 and image.status != "deleted":
+            image.delete(CAUSE)
+
+    for _ in range(wishes):
+        await log.change(chance.choice(ids), lambda image: None, wish)
+
+
+async def _rows(recorder: GroupCommitRecorder, table: Any) -> list[tuple[Any, ...]]:
+    names = ", ".join(column.name for column in table.columns)
+    rows = await recorder.fetch(f"SELECT {names} FROM {table.name}")
+    return sorted(tuple(map(str, row)) for row in rows)
+
+
+async def test_open_spans_are_exactly_the_live_rows(recorder: GroupCommitRecorder) -> None:
+    await _live(recorder, random.Random(7), 60)
+    await Follower(recorder, FOLLOWER, ImageSpans(recorder), holder="h").catch_up()
+    for live, spans in PAIRS:
+        names = ", ".join(column.name for column in live.columns)
+        rows = await recorder.fetch(
+            f"SELECT {names} FROM {spans.name} WHERE to_position = :end", {"end": FOREVER}
+        )
+        assert sorted(tuple(map(str, row)) for row in rows) == await _rows(recorder, live)
+        assert (
+            await recorder.fetch(f"SELECT 1 FROM {spans.name} WHERE from_position >= to_position")
+            == []
+        )
+
+
+async def test_spans_are_a_function_of_the_log_alone(recorder: GroupCommitRecorder) -> None:
+    """Page by page with nothing remembered, or in one go: the same rows in every table."""
+    await _live(recorder, random.Random(11), 60)
+    spans = ImageSpans(recorder, cached_images=1)
+    follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3)
+    while await follower._step():
+        spans.forget()
+    first = {table: await _rows(recorder, table) for table in SPAN_TABLES}
+    assert len(first[MOMENTS]) == recorder.max_notification_id()
+    await Follower(recorder, "whole", ImageSpans(recorder), holder="h").catch_up()
+    for table in SPAN_TABLES:
+        assert await _rows(recorder, table) == first[table], table.name
+
+
+async def test_what_followers_at_once_write_is_what_one_writes(
+    recorder: GroupCommitRecorder,
+) -> None:
+    """Two that both believe to lead: the checkpoint fences, and no row is wrong."""
+    await _live(recorder, random.Random(13), 80)
+    rivals = [
+        Follower(recorder, FOLLOWER, ImageSpans(recorder), holder=str(n), page_events=2 + n)
+        for n in range(2)
+    ]
+    await asyncio.gather(*(rival.catch_up() for rival in rivals))
+    assert await reached(recorder, FOLLOWER) == recorder.max_notification_id()
+    together = {table: await _rows(recorder, table) for table in SPAN_TABLES}
+    await Follower(recorder, "alone", ImageSpans(recorder), holder="h").catch_up()
+    for table in SPAN_TABLES:
+        assert await _rows(recorder, table) == together[table], table.name
+
+
+async def test_the_clock_of_moments_never_runs_backwards(recorder: GroupCommitRecorder) -> None:
+    await _live(recorder, random.Random(17), 20)
+    await Follower(recorder, FOLLOWER, ImageSpans(recorder), holder="h").catch_up()
+    rows = await recorder.fetch(
+        f"SELECT position, clock, newest_created_at FROM {MOMENTS.name} ORDER BY position"
+    )
+    assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
+    assert sorted(rows, key=lambda row: (row[1], row[0])) == rows
+    assert sorted(rows, key=lambda row: (row[2], row[0])) == rows
