@@ -11,7 +11,7 @@ from calotype.commands.policy import Actor, allows, as_auditor, require_listing
 from calotype.http.conversation import API, Api, actor_of, json_answer, refuse_body
 from calotype.http.filters import page_links, parse_list
 from calotype.http.images import check_text, shown
-from calotype.projections.history import Change, History, difference, history_of
+from calotype.projections.history import History, difference, history_of
 from calotype.projections.listing import Moment
 
 LIST = "/log/v1/images"
@@ -33,7 +33,7 @@ async def history(request: web.Request) -> web.Response:
     image_id = request.match_info["image_id"]
     found = await history_of(api.parts.log.recorder, image_uuid(image_id), after=after, limit=limit)
     found = _allowed(actor, found, image_id)
-    changes = [_shown_change(change, positions.encode(change.position)) for change in found.changes]
+    changes = [change.shown(positions) for change in found.changes]
     body: dict[str, Any] = {"image_id": found.image.image_id, "changes": changes}
     if found.more:
         position = changes[-1]["position"]
@@ -111,21 +111,6 @@ def _allowed(actor: Actor, found: History | None, image_id: str) -> History:
     ):
         raise NotFound(f"No image found with ID {image_id}")
     raise Forbidden("Only the project that owns an image may read its history.")
-
-
-def _shown_change(change: Change, position: str) -> dict[str, Any]:
-    parts = (change.traceparent or "").split("-")
-    return {
-        "position": position,
-        "version": change.version,
-        "type": change.type,
-        "time": change.time,
-        "actor": change.actor,
-        "request_id": change.request_id,
-        "trace_id": parts[1] if len(parts) > 1 else None,
-        "details": change.details,
-        "patch": change.patch,
-    }
 
 
 def _parameters(request: web.Request, known: tuple[str, ...]) -> dict[str, str]:

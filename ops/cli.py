@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from calotype.ops import audit, wiring
+from calotype.ops import audit, history, wiring
+from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import Settings, SettingsError, load_settings
 from calotype.stores.log.log import LogUnavailable
 
@@ -26,17 +27,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(audit.app, name="audit")
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file (TOML).", envvar="CALOTYPE_CONFIG")
-]
-DataOption = Annotated[
-    str | None, typer.Option("--data", help="Directory of the embedded log and file store.")
-]
-LogUrlOption = Annotated[
-    str | None,
-    typer.Option("--log-url", help="Event log: sqlite:///path or postgresql://user@host/database."),
-]
+app.command()(history.history)
 
 
 @app.command()

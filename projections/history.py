@@ -15,6 +15,7 @@ from eventsourcing.persistence import StoredEvent
 
 from calotype.commands.image import Image
 from calotype.projections.images import image_document
+from calotype.projections.positions import Positions
 from calotype.projections.spans import clock_text
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -49,6 +50,21 @@ class Change:
     patch: Patch
     """RFC 6902, from the image before the event to the image after it; empty where the API
     shows no difference, as for members and for bytes that were removed later."""
+
+    def shown(self, positions: Positions) -> dict[str, Any]:
+        """The change as the API and the command line give it."""
+        parts = (self.traceparent or "").split("-")
+        return {
+            "position": positions.encode(self.position),
+            "version": self.version,
+            "type": self.type,
+            "time": self.time,
+            "actor": self.actor,
+            "request_id": self.request_id,
+            "trace_id": parts[1] if len(parts) > 1 else None,
+            "details": self.details,
+            "patch": self.patch,
+        }
 
 
 @dataclass(frozen=True, slots=True)
