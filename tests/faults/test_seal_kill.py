@@ -1,0 +1,78 @@
+"""kill -9 while sealing: the next process goes on, and the tree is as if nothing had happened."""
+
+import asyncio
+import threading
+from typing import Any
+
+import aiohttp
+import pytest
+import requests
+
+from calotype.projections import merkle, notes
+from calotype.projections.seal import event_leaf
+from calotype.stores.log.opening import open_log
+
+pytestmark = pytest.mark.slow
+
+
+async def _create_until_it_dies(service: Any) -> None:
+    async with aiohttp.ClientSession() as session:
+
+        async def create() -> None:
+            while True:
+                try:
+                    async with session.post(f"{service.url}/v2/images", json={"name": "n"}):
+                        pass
+                except aiohttp.ClientError:
+                    return
+
+        await asyncio.gather(*(create() for _ in range(8)))
+
+
+def _checkpoint(service: Any, verifier: notes.Verifier) -> notes.Checkpoint | None:
+    answer = requests.get(f"{service.url}/log/v1/checkpoint", timeout=30)
+    return notes.open_checkpoint(answer.text, [verifier]) if answer.status_code == 200 else None
+
+
+def _log_root(service: Any, size: int) -> bytes:
+    recorder = open_log(service.log_url or f"sqlite:///{service.folder / 'log.sqlite'}")
+    tree = merkle.CompactRange()
+    for event in recorder.select_notifications(None, size):
+        tree.append(event_leaf(event))
+    recorder.close_now()
+    assert tree.size == size
+    return tree.root()
+
+
+def test_the_sealer_survives_kill_9_and_goes_on(service: Any, until: Any) -> None:
+    made = service.run("audit", "key", "--name", "kill.example/log")
+    assert made.returncode == 0, made.stderr
+    verifier = notes.read_verifier(made.stdout)
+    for _ in range(3):
+        service.start()
+        killer = threading.Timer(1.5, service.kill)
+        killer.start()
+        asyncio.run(_create_until_it_dies(service))
+        killer.join()
+    service.start()
+    requests.post(f"{service.url}/v2/images", json={"name": "last"}, timeout=30)
+    last = _position(service)
+
+    def sealed() -> notes.Checkpoint | None:
+        point = _checkpoint(service, verifier)
+        return point if point is not None and point.size >= last else None
+
+    before = until(sealed)
+    assert before.size > 100
+    assert before.root == _log_root(service, before.size)
+    done = service.run("audit", "verify")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The log is what was sealed." in done.stdout
+
+
+def _position(service: Any) -> int:
+    recorder = open_log(service.log_url or f"sqlite:///{service.folder / 'log.sqlite'}")
+    last = recorder.max_notification_id()
+    recorder.close_now()
+    assert last is not None
+    return last

@@ -1,0 +1,253 @@
+"""An auditor's tools: the key, the check of the log, and a proof that is checked offline."""
+
+import base64
+import copy
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from eventsourcing.persistence import StoredEvent
+from typer.testing import CliRunner
+
+from calotype.ops.cli import app
+from calotype.ops.settings import SettingsError
+from calotype.ops.wiring import migrate
+from calotype.projections import notes
+from calotype.projections.seal import sealer
+from calotype.stores.log.opening import open_log
+
+SCRIPT = Path(__file__).parent.parent.parent / "ops" / "verify_proof.py"
+NOTE = UUID("11111111-1111-4111-8111-111111111111")
+EVENTS = 300
+
+
+def _run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """A data directory with a key and 300 sealed events."""
+    import asyncio
+
+    folder = str(tmp_path / "data")
+    assert _run("audit", "key", "--data", folder, "--name", "cloud.example/images").exit_code == 0
+    signer = notes.read_signer((tmp_path / "data" / "audit.key").read_text())
+    recorder = open_log(f"sqlite:///{folder}/log.sqlite")
+    migrate(recorder)
+    recorder.insert_events(
+        [StoredEvent(NOTE, number, "note.written", b"%d" % number) for number in range(EVENTS)]
+    )
+    asyncio.run(sealer(recorder, signer, "test").catch_up())
+    recorder.close_now()
+    return folder
+
+
+@pytest.fixture
+def verifier_key(data: str) -> str:
+    return _run("audit", "key", "--data", data).stdout.strip()
+
+
+@pytest.fixture
+def proof(data: str, tmp_path: Path) -> Path:
+    """The proof of event 42."""
+    out = tmp_path / "proof.json"
+    done = _run("audit", "prove", "42", "--out", str(out), "--data", data)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def _offline(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the script alone: `-I` keeps the current directory and the environment out of it."""
+    return subprocess.run(
+        [sys.executable, "-I", str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "PYTHONIOENCODING": "utf-8"},
+    )
+
+
+def test_the_key_is_made_once_and_nobody_else_may_read_it(tmp_path: Path) -> None:
+    folder = str(tmp_path / "new")
+    first = _run("audit", "key", "--data", folder, "--name", "cloud.example/images")
+    again = _run("audit", "key", "--data", folder)
+    assert first.stdout == again.stdout
+    assert notes.read_verifier(first.stdout).name == "cloud.example/images"
+    path = Path(folder) / "audit.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(Path(folder).iterdir()) == [path]
+    assert path.read_text().strip() not in first.output
+    with pytest.raises(SettingsError, match="there is a key already"):
+        _run("audit", "key", "--data", folder, "--name", "another.example")
+
+
+def test_a_key_that_cannot_be_read_is_one_message_without_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "audit.key"
+    path.write_text("PRIVATE+KEY+name+00000000+MARKER-SECRET")
+    with pytest.raises(SettingsError) as refused:
+        _run("audit", "key", "--data", str(tmp_path))
+    assert "audit.key_file" in str(refused.value)
+    assert "MARKER" not in str(refused.value)
+
+
+def test_verify_says_that_the_log_is_what_was_sealed(data: str) -> None:
+    done = _run("audit", "verify", "--data", data)
+    assert done.exit_code == 0, done.output
+    assert f"proved by checkpoints {EVENTS}" in done.stdout
+    assert "The log is what was sealed." in done.stdout
+
+
+def test_verify_names_the_first_position_that_does_not_fit(data: str) -> None:
+    with sqlite3.connect(f"{data}/log.sqlite") as connection:
+        connection.execute("UPDATE stored_events SET state = X'00' WHERE notification_id = 123")
+    done = _run("audit", "verify", "--data", data)
+    assert done.exit_code == 1
+    assert "DOES NOT FIT at position 123: the event is not the one that was sealed" in done.stdout
+
+
+def test_verify_believes_no_key_but_those_given(data: str) -> None:
+    stranger = notes.new_signer("cloud.example/images").verifier.text
+    done = _run("audit", "verify", "--data", data, "--key", stranger)
+    assert done.exit_code == 1
+    assert "NOT PROVED: no checkpoint of a known key covers events 1 to 300." in done.stdout
+
+
+def test_verify_without_any_key_proves_nothing(data: str) -> None:
+    (Path(data) / "audit.key").unlink()
+    done = _run("audit", "verify", "--data", data)
+    assert done.exit_code == 1
+    assert "NOT PROVED: there is no key" in done.stdout
+
+
+def test_verify_against_a_kept_checkpoint_finds_a_log_begun_anew(data: str, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    with sqlite3.connect(f"{data}/log.sqlite") as connection:
+        ((note,),) = connection.execute("SELECT note FROM audit_checkpoints_1").fetchall()
+        kept.write_text(note)
+        for table in ("audit_checkpoints_1", "audit_tiles_1", "tracking"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.execute("DELETE FROM stored_events WHERE notification_id > 200")
+    done = _run("audit", "verify", "--data", data, "--checkpoint", str(kept))
+    assert done.exit_code == 1
+    assert "DOES NOT FIT at position 1: its tile is missing" in done.stdout
+
+
+@pytest.mark.parametrize("position", ["0", "301", "9" * 30, "p000000000000-1", "nonsense"])
+def test_prove_refuses_a_position_that_no_checkpoint_covers(
+    data: str, tmp_path: Path, position: str
+) -> None:
+    out = tmp_path / "proof.json"
+    done = _run("audit", "prove", position, "--out", str(out), "--data", data)
+    assert done.exit_code == 1
+    assert "no proof" in done.stderr
+    assert not out.exists()
+
+
+def test_a_right_proof_is_accepted_by_the_script_alone(
+    proof: Path, verifier_key: str, tmp_path: Path
+) -> None:
+    done = _offline(str(proof), "--key", verifier_key, "--show", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"proved: note.written, version 41 of {NOTE}, is event 42 of 300 under the checkpoint of "
+        "cloud.example/images",
+        "41",
+    ]
+
+
+def test_the_script_imports_nothing_of_ours() -> None:
+    code = (
+        "import runpy, sys\n"
+        f"runpy.run_path({str(SCRIPT)!r}, run_name='loaded')\n"
+        "print([name for name in sys.modules if name.startswith('calotype')])"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def _altered(document: Any, *path: Any, value: Any) -> Any:
+    document = copy.deepcopy(document)
+    inner = document
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    return document
+
+
+WRONG: dict[str, Callable[[Any], Any]] = {
+    "state": lambda p: _altered(p, "event", "state", value=base64.b64encode(b"42").decode()),
+    "topic": lambda p: _altered(p, "event", "topic", value="note.erased"),
+    "version": lambda p: _altered(p, "event", "originator_version", value=42),
+    "originator": lambda p: _altered(p, "event", "originator_id", value=str(UUID(int=1))),
+    "position": lambda p: _altered(p, "event", "position", value=43),
+    "position and leaf": lambda p: _altered(
+        _altered(p, "event", "position", value=43), "leaf_index", value=42
+    ),
+    "leaf": lambda p: _altered(p, "leaf_index", value=40),
+    "size": lambda p: _altered(p, "tree_size", value=299),
+    "a hash": lambda p: _altered(p, "inclusion", 3, value=base64.b64encode(bytes(32)).decode()),
+    "too short": lambda p: _altered(p, "inclusion", value=p["inclusion"][:-1]),
+    "too long": lambda p: _altered(p, "inclusion", value=p["inclusion"] * 2),
+    "swapped": lambda p: _altered(p, "inclusion", value=p["inclusion"][::-1]),
+    "checkpoint size": lambda p: _altered(
+        p, "checkpoint", value=p["checkpoint"].replace("\n300\n", "\n301\n")
+    ),
+    "checkpoint unsigned": lambda p: _altered(
+        p, "checkpoint", value=p["checkpoint"].partition("\n\n")[0]
+    ),
+    "format": lambda p: _altered(p, "format", value="something else"),
+    "no event": lambda p: {name: part for name, part in p.items() if name != "event"},
+    "huge position": lambda p: _altered(p, "event", "position", value=-1),
+    "not an object": lambda p: [p],
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_the_script_refuses_each_kind_of_wrong_proof(
+    kind: str, proof: Path, verifier_key: str, tmp_path: Path
+) -> None:
+    right = json.loads(proof.read_text())
+    wrong = WRONG[kind](right)
+    assert wrong != right
+    proof.write_text(json.dumps(wrong))
+    done = _offline(str(proof), "--key", verifier_key, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("NOT PROVED: ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_script_refuses_a_checkpoint_that_another_key_has_signed(
+    proof: Path, verifier_key: str, tmp_path: Path
+) -> None:
+    forger = notes.new_signer("cloud.example/images")
+    right = json.loads(proof.read_text())
+    text = right["checkpoint"].partition("\n\n")[0] + "\n"
+    proof.write_text(json.dumps({**right, "checkpoint": forger.sign(text)}))
+    assert _offline(str(proof), "--key", forger.verifier.text, folder=tmp_path).returncode == 0
+    done = _offline(str(proof), "--key", verifier_key, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has not signed the checkpoint" in done.stderr
+
+
+def test_the_script_refuses_a_proof_that_does_not_fit_the_auditors_own_checkpoint(
+    proof: Path, data: str, verifier_key: str, tmp_path: Path
+) -> None:
+    signer = notes.read_signer((Path(data) / "audit.key").read_text())
+    kept = tmp_path / "kept"
+    kept.write_text(signer.sign(notes.Checkpoint(signer.name, EVENTS, bytes(32)).text))
+    options = (str(proof), "--key", verifier_key, "--checkpoint", str(kept))
+    done = _offline(*options, folder=tmp_path)
+    assert done.returncode == 1
+    kept.write_text(json.loads(proof.read_text())["checkpoint"])
+    assert _offline(*options, folder=tmp_path).returncode == 0
