@@ -19,6 +19,8 @@ from calotype.projections.positions import positions_of
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE = 1000
+LONGEST_VALUE = 40
+"""Characters of a value that the table shows; `--json` has all."""
 _UNREMARKABLE = ("/updated_at",)
 """What changes with every change, and so tells nothing."""
 _BORN_WITH = ("name", "visibility", "owner")
@@ -81,7 +83,7 @@ def _table(changes: list[Change]) -> Table:
     table = Table()
     for name in ("time", "who", "what", "request", "change"):
         # Folded and not cut: a request's id is only worth something whole.
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "time")
     for change in changes:
         actor = change.actor
         who = actor["user"] or "?"
@@ -104,5 +106,7 @@ def _in_words(change: Change) -> str:
         elif operation["op"] == "remove":
             lines.append(f"{name} removed")
         elif path not in _UNREMARKABLE:
-            lines.append(f"{name} = {orjson.dumps(value).decode()}")
+            text = orjson.dumps(value).decode()
+            short = text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+            lines.append(f"{name} = {short}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from uuid import UUID
 import orjson
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.image import Image
+from calotype.commands.image import EVENT_TYPES, Image
 from calotype.projections.images import image_document
 from calotype.projections.positions import Positions
 from calotype.projections.spans import clock_text
@@ -82,6 +82,7 @@ async def history_of(
 ) -> History | None:
     """The changes after position `after`, at most `limit`, oldest first; None: no such image."""
     rows = await recorder.fetch(_EVENTS, {"id": image_id})
+    rows = [row for row in rows if row[1] in EVENT_TYPES]  # Other things have ids and events too.
     if not rows:
         return None
     if len(rows) > _LONG:
