@@ -27,7 +27,7 @@ from calotype.stores.log.postgres_connecting import connection_settings, is_trou
 from calotype.stores.log.postgres_reading import AsyncReads
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.statements import migrations, numbered
-from calotype.stores.log.subscription import LogSubscription
+from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, table_ddl
 
 _HOLD = (
@@ -187,6 +187,9 @@ class PostgresRecorder(GroupCommitRecorder):
     ) -> Subscription[ApplicationRecorder]:
         """Events after position `gt` as they come, from any process."""
         return LogSubscription(self, gt, topics, _CommitWatch(self))
+
+    def watch(self) -> CommitWatch:
+        return _CommitWatch(self)
 
     # ---- leases ----
 

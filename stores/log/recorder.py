@@ -22,6 +22,7 @@ from eventsourcing.persistence import (
 )
 
 from calotype.stores.log.log import Append, AppendQueue, Outcome, deliver
+from calotype.stores.log.subscription import CommitWatch
 from calotype.stores.log.tables import Table
 
 BATCH_LIMIT = 256
@@ -121,6 +122,10 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     @abstractmethod
     async def ping(self) -> None:
         """Raises LogUnavailable when the database does not answer."""
+
+    @abstractmethod
+    def watch(self) -> CommitWatch:
+        """Tells one thread when something was committed, by whichever process."""
 
     # ---- leases ----
 

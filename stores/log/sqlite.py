@@ -25,7 +25,7 @@ from calotype.stores.log.log import Append, LogUnavailable, Outcome
 from calotype.stores.log.recorder import GroupCommitRecorder, conflict
 from calotype.stores.log.sqlite_connections import ThreadConnections
 from calotype.stores.log.statements import migrations
-from calotype.stores.log.subscription import LogSubscription
+from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.tables import SQLITE_TYPES, Replace, Table, table_ddl
 
 _INSERT_EVENT = (
@@ -224,6 +224,9 @@ class SQLiteRecorder(GroupCommitRecorder):
     ) -> Subscription[ApplicationRecorder]:
         """Events after position `gt` as they come, those of other processes too."""
         return LogSubscription(self, gt, topics, _CommitWatch(self))
+
+    def watch(self) -> CommitWatch:
+        return _CommitWatch(self)
 
     # ---- leases ----
 
