@@ -1,0 +1,232 @@
+"""The feed: pages of events in the order of the log, for whoever may know of them.
+
+A page is read from the log when it is asked for, and nothing is remembered of who reads: a slow
+consumer costs no memory and no consumer can lose its place. For operators the log itself is
+read; for a project the table of audiences, which follows the log and whose checkpoint is then
+the end of the feed.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from calotype.commands.errors import Forbidden, Invalid
+from calotype.commands.policy import Actor
+from calotype.projections.audience import EVENT_AUDIENCE, FOLLOWER, FULL, OWN, SHARED
+from calotype.projections.cloudevents import encoded_event, encoded_snapshot
+from calotype.projections.positions import Positions, positions_of
+from calotype.projections.spans import (
+    FOLLOWER as SPANS_FOLLOWER,
+)
+from calotype.projections.spans import (
+    IMAGE_SPANS,
+    MEMBER_SPANS,
+    blocks_at,
+)
+from calotype.projections.waking import Waking
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+WINDOW_EVENTS = 5000
+"""How many events one page looks at for some types that may be rare."""
+CHUNK_EVENTS = 100
+"""How many events are read at once, so that big ones do not pile up in memory."""
+PAGE_BYTES = 4 << 20
+"""A page that has become this long ends early."""
+
+_ENDS = (
+    "SELECT (SELECT max(notification_id) FROM stored_events), "
+    "(SELECT notification_id FROM tracking WHERE application_name = :name)"
+)
+_COLUMNS = "s.notification_id, s.originator_id, s.originator_version, s.topic, s.state"
+_OF_ALL = f"SELECT {_COLUMNS}, '{FULL}' FROM stored_events s WHERE s.notification_id > :after"
+# CROSS JOIN makes SQLite walk the tables in this order; PostgreSQL decides for itself.
+_OF_PROJECT = (
+    f"SELECT {_COLUMNS}, a.view FROM {EVENT_AUDIENCE.name} a CROSS JOIN stored_events s "
+    "WHERE a.project = :project AND a.position > :after AND s.notification_id = a.position"
+)
+_OF_PROJECT_AND_IMAGE = (
+    f"SELECT {_COLUMNS}, a.view FROM stored_events s CROSS JOIN {EVENT_AUDIENCE.name} a "
+    "WHERE a.project = :project AND s.notification_id > :after AND a.position = s.notification_id"
+)
+_WINDOW_OF_PROJECT = (
+    f"SELECT position FROM {EVENT_AUDIENCE.name} WHERE project = :project AND position > :after "
+    f"ORDER BY position LIMIT 1 OFFSET {WINDOW_EVENTS - 1}"
+)
+_HELD = "i.from_position <= :at AND i.to_position > :at"
+_IMAGES = (
+    f"SELECT i.id, i.document, '{FULL}' FROM {IMAGE_SPANS.name} i "
+    f"WHERE i.id > :marker AND {_HELD} ORDER BY i.id LIMIT :limit"
+)
+_IMAGES_OF_PROJECT = (
+    f"SELECT * FROM (SELECT i.id, i.document, '{OWN}' AS view FROM {IMAGE_SPANS.name} i "
+    f"WHERE i.block IN (%s) AND i.owner = :project AND i.id > :marker AND {_HELD} "
+    f"UNION ALL SELECT i.id, i.document, '{SHARED}' AS view "
+    f"FROM {MEMBER_SPANS.name} m CROSS JOIN {IMAGE_SPANS.name} i "
+    "WHERE m.member = :project AND m.from_position <= :at AND m.to_position > :at "
+    f"AND i.id = m.image_id AND i.id > :marker AND {_HELD} AND i.visibility = 'shared' "
+    "AND (i.owner IS NULL OR i.owner <> :project)) seen ORDER BY id LIMIT :limit"
+)
+BEFORE_ALL = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a consumer wants to read."""
+
+    project: str | None
+    """Whose feed; None is the feed of operators, with everything."""
+    after: int
+    """The position that was read last; 0 for the beginning."""
+    limit: int
+    types: tuple[str, ...] = ()
+    """Only these event types; empty for all."""
+    image: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the feed."""
+
+    events: list[tuple[int, bytes]]
+    """Position and CloudEvent of each event, in order."""
+    next: int
+    """Where to go on: nothing up to this position is missing."""
+    full: bool
+    """Whether more may follow at once. The same question then always has this answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A page of the images as they were at a position, in order of their ids."""
+
+    images: list[bytes]
+    position: int
+    next_marker: UUID | None
+    """The image to go on after, or None when these were the last."""
+
+
+def reader_of(actor: Actor) -> str | None:
+    """The project whose feed the actor reads; None: everything. Raises Forbidden."""
+    if actor.is_admin or "auditor" in actor.roles:
+        return None
+    if "reader" not in actor.roles or actor.project is None:
+        raise Forbidden("Only readers of a project, auditors and administrators read the feed.")
+    return actor.project
+
+
+class Feed:
+    """The feed of one log. Consumers that ask the same at the same time share one read."""
+
+    def __init__(self, recorder: GroupCommitRecorder) -> None:
+        self._recorder = recorder
+        self._positions: Positions | None = None
+        self._reads: dict[Question, asyncio.Task[Page]] = {}
+        self.waking = Waking(recorder)
+
+    async def positions(self) -> Positions:
+        """The public form of this log's positions."""
+        if self._positions is None:
+            self._positions = await positions_of(self._recorder)
+        return self._positions
+
+    async def decode(self, text: str, field: str) -> int:
+        """The position. Raises Invalid naming `field` for one that this log has not reached."""
+        position = (await self.positions()).decode(text, field)
+        if position > (await self._ends())[0]:
+            raise Invalid(f"'{field}' is beyond the end of the event log.", field)
+        return position
+
+    async def page(self, question: Question) -> Page:
+        """The next events, as many as the question's limit."""
+        read = self._reads.get(question)
+        if read is None:
+            read = self._reads[question] = asyncio.create_task(self._read(question))
+            read.add_done_callback(lambda _: self._reads.pop(question, None))
+        # One consumer that vanishes must not end the read that others wait for.
+        return await asyncio.shield(read)
+
+    async def page_or_wait(self, question: Question, seconds: float) -> Page:
+        """The same; while there is nothing, waits for something for so many seconds at most."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            page = await self.page(question)
+            left = deadline - asyncio.get_running_loop().time()
+            if page.events or page.full or left <= 0 or self.waking.ended:
+                return page
+            await self.waking.wait(question.project, page.next, left)
+
+    async def snapshot(
+        self, project: str | None, position: int | None, marker: UUID, limit: int
+    ) -> Snapshot:
+        """The images that the reader may see at the position (None: the latest that can be asked
+        for), after the image `marker`, without the public ones of others."""
+        head, reached = await self._ends(SPANS_FOLLOWER)
+        at = min(reached, head) if position is None else position
+        if at > reached:
+            raise Invalid("'snapshot' is a position that cannot be asked for yet.", "snapshot")
+        values = {"at": at, "marker": marker, "limit": limit + 1}
+        sql = _IMAGES
+        if project is not None:
+            blocks = {f"b{n}": block for n, block in enumerate(blocks_at(at, head))}
+            sql = _IMAGES_OF_PROJECT % ", ".join(f":{name}" for name in blocks)
+            values |= {"project": project, **blocks}
+        rows = await self._recorder.fetch(sql, values, heavy=True)
+        positions = await self.positions()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        images = [encoded_snapshot(positions, at, *row) for row in rows]
+        return Snapshot(images, at, UUID(str(rows[-1][0])) if more else None)
+
+    async def _ends(self, follower: str = FOLLOWER) -> tuple[int, int]:
+        """The last position of the log, and of the tables that the follower keeps."""
+        rows = await self._recorder.fetch(_ENDS, {"name": follower})
+        return rows[0][0] or 0, rows[0][1] or 0
+
+    async def _read(self, question: Question) -> Page:
+        head, reached = await self._ends()
+        stop = end = head if question.project is None else reached
+        if question.types and question.image is None:
+            stop = await self._end_of_window(question, end)
+        positions = await self.positions()
+        events: list[tuple[int, bytes]] = []
+        size, last = 0, question.after
+        while len(events) < question.limit and size < PAGE_BYTES:
+            wanted = min(CHUNK_EVENTS, question.limit - len(events))
+            rows = await self._rows(question, last, stop, wanted)
+            for row in rows:
+                last = row[0]
+                events.append((last, encoded_event(positions, row)))
+                size += len(events[-1][1])
+            if len(rows) < wanted:
+                return Page(events, max(stop, question.after), full=stop < end)
+        return Page(events, last, full=True)
+
+    async def _end_of_window(self, question: Question, end: int) -> int:
+        if question.project is None:
+            return min(end, question.after + WINDOW_EVENTS)
+        rows = await self._recorder.fetch(
+            _WINDOW_OF_PROJECT, {"project": question.project, "after": question.after}
+        )
+        return min(end, rows[0][0]) if rows else end
+
+    async def _rows(
+        self, question: Question, after: int, stop: int, limit: int
+    ) -> list[tuple[Any, ...]]:
+        values: dict[str, Any] = {"after": after, "stop": stop, "limit": limit}
+        sql, order = _OF_ALL, "s.notification_id"
+        if question.project is not None:
+            values["project"] = question.project
+            sql, order = _OF_PROJECT, "a.position"
+        if question.image is not None:
+            values["image"] = question.image
+            sql = _OF_ALL if question.project is None else _OF_PROJECT_AND_IMAGE
+            sql, order = f"{sql} AND s.originator_id = :image", "s.originator_version"
+        elif question.project is not None:
+            sql += " AND a.position <= :stop"
+        sql += " AND s.notification_id <= :stop"
+        if question.types:
+            names = {f"t{n}": topic for n, topic in enumerate(question.types)}
+            sql += f" AND s.topic IN ({', '.join(':' + name for name in names)})"
+            values |= names
+        return await self._recorder.fetch(f"{sql} ORDER BY {order} LIMIT :limit", values)
