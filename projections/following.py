@@ -52,7 +52,8 @@ class Follower:
     returns when the log may have grown beyond the position, or after a while; without it the
     follower looks every 50 ms. After a page that was not full it rests for `rest_seconds`, less
     than a lease, for folds that are cheaper with many events at once. `state` and `position` tell
-    an operator what it is doing.
+    an operator what it is doing. `read(position, limit)` gives a fold its events in another form,
+    each with its position as `id`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Follower:
         holder: str,
         wait: Callable[[int], Awaitable[None]] | None = None,
         page_events: int = PAGE,
+        read: Callable[[int, int], Sequence[Any]] | None = None,
         rest_seconds: float = 0.0,
     ) -> None:
         self._recorder = recorder
@@ -72,6 +74,7 @@ class Follower:
         self._holder = holder
         self._wait = wait or self._poll
         self._page_events = page_events
+        self._read = read or self._read_notifications
         self._rest_seconds = rest_seconds
         self._more = False
         self._epoch: int | None = None
@@ -165,10 +168,11 @@ class Follower:
     def _fold_page(self) -> tuple[Sequence[Notification], Sequence[Replace]]:
         if self._known is None:
             self._known = self._recorder.max_tracking_id(self._name) or 0
-        page = self._recorder.select_notifications(
-            self._known, self._page_events, inclusive_of_start=False
-        )
+        page = self._read(self._known, self._page_events)
         return page, self._fold.fold(page) if page else ()
+
+    def _read_notifications(self, position: int, limit: int) -> Sequence[Notification]:
+        return self._recorder.select_notifications(position, limit, inclusive_of_start=False)
 
     def _start_over(self) -> None:
         self._known = None

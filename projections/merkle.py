@@ -6,6 +6,7 @@ proofs name the complete subtrees that they need, so that whoever stores these c
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -36,8 +37,7 @@ def event_entry(
     fits the 65 535 bytes of an entry bundle, and whoever gets a bundle does not get the contents.
     """
     originator, name = str(originator_id).encode(), topic.encode()
-    return struct.pack(
-        f">QQH{len(originator)}sH{len(name)}s32s",
+    return _entry_form(len(originator), len(name)).pack(
         position,
         version,
         len(originator),
@@ -46,6 +46,11 @@ def event_entry(
         name,
         sha256(state).digest(),
     )
+
+
+@lru_cache(maxsize=256)
+def _entry_form(originator_bytes: int, topic_bytes: int) -> struct.Struct:
+    return struct.Struct(f">QQH{originator_bytes}sH{topic_bytes}s32s")
 
 
 def leaf_hash(entry: bytes) -> bytes:

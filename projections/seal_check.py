@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from calotype.projections.merkle import HASH_BYTES
 from calotype.projections.notes import Checkpoint, UnknownKey, Verifier, open_checkpoint
-from calotype.projections.seal import PAGE_EVENTS, event_leaf, sealed_size
+from calotype.projections.seal import PAGE_EVENTS, event_leaf, events_after, sealed_size
 from calotype.projections.tiles import HEIGHT, HIGHEST_LEVEL, WIDTH, GrowingTiles, Tile, width_at
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -71,9 +71,7 @@ class LogCheck:
         the stored tree was rewritten to fit, the first position that is not proved is named.
         """
         position = 0
-        while page := self._recorder.select_notifications(
-            position, PAGE_EVENTS, inclusive_of_start=False
-        ):
+        while page := events_after(self._recorder, position, PAGE_EVENTS):
             self._load_leaves(position, page[-1].id)
             for event in page:
                 if event.id != position + 1:

@@ -8,7 +8,7 @@ import pytest
 
 from calotype.projections import merkle, notes
 from calotype.projections.positions import positions_of
-from calotype.projections.seal import event_leaf, sealer
+from calotype.projections.seal import event_leaf, events_after, sealer
 
 SIGNER = notes.new_signer("cloud.example/images")
 
@@ -34,7 +34,7 @@ async def test_an_auditor_reads_a_checkpoint_that_a_standard_reader_understands(
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     checkpoint = notes.open_checkpoint(answer.text, [SIGNER.verifier])
-    (event,) = projects.parts.log.recorder.select_notifications(1, 10)
+    (event,) = events_after(projects.parts.log.recorder, 0, 10)
     assert checkpoint == notes.Checkpoint("cloud.example/images", 1, event_leaf(event))
 
 
@@ -55,7 +55,7 @@ async def test_tiles_hold_the_leaves_and_bundles_the_entries_they_are_made_of(cl
     assert (full.status, len(full.body)) == (200, 256 * 32)
     assert "immutable" in full.headers["Cache-Control"]
     rest = await cloud.admin("GET", "/log/v1/tile/0/001.p/4")
-    leaves = [event_leaf(event) for event in cloud.parts.log.recorder.select_notifications(1, 1000)]
+    leaves = [event_leaf(event) for event in events_after(cloud.parts.log.recorder, 0, 1000)]
     assert full.body + rest.body == b"".join(leaves)
     above = await cloud.admin("GET", "/log/v1/tile/1/000.p/1")
     assert above.body == merkle.complete_root(leaves[:256])
@@ -96,7 +96,7 @@ async def test_an_inclusion_proof_over_http_convinces(cloud: Any) -> None:
         assert (answer["tree_size"], answer["leaf_index"]) == (size, 6)
         assert answer["position"] == position
         (leaf, root) = _hashes([answer["leaf_hash"], answer["root"]])
-        assert leaf == event_leaf(recorder.select_notifications(7, 1)[0])
+        assert leaf == event_leaf(events_after(recorder, 6, 1)[0])
         merkle.check_inclusion(leaf, 6, size, _hashes(answer["inclusion"]), root)
 
 
