@@ -8,6 +8,8 @@ it from elsewhere than the proof. With --checkpoint FILE the signed checkpoint i
 Exit code 0: the event was in the log when the checkpoint was signed. 1: it is not proved.
 """
 
+from __future__ import annotations
+
 import argparse
 import base64
 import hashlib
@@ -15,6 +17,7 @@ import json
 import os
 import struct
 import sys
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -24,13 +27,14 @@ class NotProved(Exception):
     """Why the proof proves nothing."""
 
 
-def decoded(text):
+def decoded(text: Any) -> bytes:
+    """Bytes from base64; whatever else a hostile file holds in its place is refused."""
     if not isinstance(text, str):
         raise NotProved("base64 text was expected")
     return base64.b64decode(text, validate=True)
 
 
-def read_key(text):
+def read_key(text: str) -> tuple[str, bytes, bytes]:
     """(name, key hash, public key) of a verifier key."""
     name, key_hash, encoded = text.strip().split("+", 2)
     key = decoded(encoded)
@@ -41,7 +45,7 @@ def read_key(text):
     return name, bytes.fromhex(key_hash), key[1:]
 
 
-def open_checkpoint(note, key):
+def open_checkpoint(note: str, key: tuple[str, bytes, bytes]) -> tuple[int, bytes]:
     """(size, root) of a checkpoint that the key has signed for the log of its name."""
     name, key_hash, public_key = key
     text, separator, signatures = note.rpartition("\n\n")
@@ -61,7 +65,7 @@ def open_checkpoint(note, key):
     raise NotProved("the given key has not signed the checkpoint")
 
 
-def leaf_of(event):
+def leaf_of(event: dict[str, Any]) -> bytes:
     """The leaf hash of an event; the canonical form is described in docs/audit.md."""
     originator, topic = event["originator_id"].encode(), event["topic"].encode()
     entry = (
@@ -75,7 +79,7 @@ def leaf_of(event):
     return hashlib.sha256(b"\x00" + entry).digest()
 
 
-def root_from(leaf, index, size, path):
+def root_from(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
     """The root that a leaf and its inclusion path lead to (RFC 9162, 2.1.3.2)."""
     node, last, computed = index, size - 1, leaf
     for sibling in path:
@@ -93,7 +97,7 @@ def root_from(leaf, index, size, path):
     return computed
 
 
-def verify(proof, key_text, note=None):
+def verify(proof: dict[str, Any], key_text: str, note: str | None = None) -> str:
     """What is proved, as text. Raises NotProved or another exception."""
     if proof["format"] != "calotype-event-proof-1":
         raise NotProved("the file is not a proof of a form that this script knows")
@@ -114,15 +118,17 @@ def verify(proof, key_text, note=None):
     )
 
 
-def text_or_file(given):
+def text_or_file(given: str) -> str:
+    """The text itself, or what is in the file of that name."""
     if os.path.isfile(given):
         with open(given, encoding="utf-8") as file:
             return file.read()
     return given
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> int:
+    """Runs the script; its exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("proof", help="the file that `calotype audit prove` wrote")
     parser.add_argument("--key", required=True, help="verifier key, or a file that holds it")
     parser.add_argument("--checkpoint", help="file with a signed checkpoint to trust instead")
