@@ -18,7 +18,7 @@ from calotype.commands.states import DOOMED, INTENDED, STORED, Blob, Member
 
 def api_time(moment: datetime) -> str:
     """A moment as the Image API prints it: UTC, whole seconds, `Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).isoformat()[:19] + "Z"
 
 
 class Image(Aggregate):

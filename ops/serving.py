@@ -23,7 +23,7 @@ from calotype.ops.settings import Settings, SettingsError
 from calotype.stores.images.driver import StoreError
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-READ_BUFFER_BYTES = 1 << 16
+READ_BUFFER_BYTES = 1 << 17
 """How much of a request's body aiohttp holds before it stops reading from the client."""
 RESTART_SECONDS = 1.0
 

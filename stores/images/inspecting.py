@@ -48,14 +48,24 @@ class Inspection:
         self._feed = _Feed()
         self._stream: Any = inspectors.InspectWrapper(self._feed)  # type: ignore[arg-type]
         self._size_bytes = 0
+        self._decided = False
 
     def update(self, block: Block) -> None:
         """Takes the next bytes of the data."""
         view = memoryview(block)
         self._size_bytes += len(view)
         for start in range(0, len(view), _PIECE_BYTES):
+            if self._decided:
+                return  # Every inspector has seen all that it wants to see.
             self._feed.block = bytes(view[start : start + _PIECE_BYTES])
             self._stream.read(_PIECE_BYTES)
+            self._decided = self._is_decided()
+
+    def _is_decided(self) -> bool:
+        try:
+            return self._stream.formats is not None
+        except inspectors.ImageFormatError:
+            return False
 
     def virtual_size(self) -> int | None:
         """The size in bytes of the disk inside, None where the format does not tell.
@@ -64,7 +74,8 @@ class Inspection:
         """
         if self._size_bytes == 0:
             return None
-        self._stream.close()
+        if not self._decided:
+            self._stream.close()
         found = self._found()
         self._check_safety(found)
         claimed = self._claim.disk_format
