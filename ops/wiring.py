@@ -46,7 +46,14 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
 def versions_follower(parts: Parts) -> Follower:
     """Keeps the tables of past moments up to date; runs in every process, one of which leads."""
     recorder = parts.log.recorder
-    return Follower(recorder, FOLLOWER, ImageSpans(recorder), holder=parts.process_id)
+    return Follower(
+        recorder,
+        FOLLOWER,
+        ImageSpans(recorder),
+        holder=parts.process_id,
+        rest_seconds=0.02,
+        rest_factor=2.0,
+    )
 
 
 def api_of(settings: Settings, parts: Parts) -> Api:

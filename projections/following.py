@@ -51,8 +51,9 @@ class Follower:
     `name` is the name of its checkpoint and lease, `holder` names this process. `wait(position)`
     returns when the log may have grown beyond the position, or after a while; without it the
     follower looks every 50 ms. After a page that was not full it rests for `rest_seconds`, less
-    than a lease, for folds that are cheaper with many events at once. `state` and `position` tell
-    an operator what it is doing. `read(position, limit)` gives a fold its events in another form,
+    than a lease, for folds that are cheaper with many events at once; after a full one
+    `rest_factor` times as long as it worked, so that callers come first. `state` and `position`
+    tell an operator what it is doing. `read(position, limit)` gives a fold its events in another form,
     each with its position as `id`.
     """
 
@@ -67,6 +68,7 @@ class Follower:
         page_events: int = PAGE,
         read: Callable[[int, int], Sequence[Any]] | None = None,
         rest_seconds: float = 0.0,
+        rest_factor: float = 0.0,
     ) -> None:
         self._recorder = recorder
         self._name = name
@@ -76,6 +78,7 @@ class Follower:
         self._page_events = page_events
         self._read = read or self._read_notifications
         self._rest_seconds = rest_seconds
+        self._rest_factor = rest_factor
         self._more = False
         self._epoch: int | None = None
         self._renew_at = 0.0
@@ -110,12 +113,13 @@ class Follower:
                     )
 
     async def catch_up(self) -> int:
-        """Folds all that is in the log now, whoever leads; returns the position reached."""
+        """Folds all that is in the log now without a rest, whoever leads; the position reached."""
         while await self._step():
             pass
         return self.position
 
     async def _go_on(self) -> None:
+        started = time.monotonic()
         if not await self._leads():
             self.state = "stands by: another process leads"
             await asyncio.sleep(RENEW_SECONDS / 2)
@@ -123,6 +127,9 @@ class Follower:
             self.state = f"follows, at {self.position}"
             if not self._more:
                 await asyncio.sleep(self._rest_seconds)
+            elif self._rest_factor:
+                worked_seconds = time.monotonic() - started
+                await asyncio.sleep(min(self._rest_factor * worked_seconds, RENEW_SECONDS / 2))
         else:
             self.state = f"waits for events after {self.position}"
             with suppress(TimeoutError):
