@@ -53,8 +53,8 @@ class Follower:
     follower looks every 50 ms. After a page that was not full it rests for `rest_seconds`, less
     than a lease, for folds that are cheaper with many events at once; after a full one
     `rest_factor` times as long as it worked, so that callers come first. `state` and `position`
-    tell an operator what it is doing. `read(position, limit)` gives a fold its events in another form,
-    each with its position as `id`.
+    tell an operator what it is doing. `read(position, limit)` gives a fold its events in
+    another form, each with its position as `id`.
     """
 
     def __init__(
