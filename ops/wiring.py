@@ -4,6 +4,8 @@ from calotype.commands.parts import Limits, Parts
 from calotype.http.conversation import Api
 from calotype.http.identity import Identify, by_trusted_headers, everybody_is
 from calotype.ops.settings import Settings
+from calotype.projections import audience
+from calotype.projections.feed import Feed
 from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
 from calotype.projections.moments import Moments
@@ -11,6 +13,7 @@ from calotype.projections.queries import Queries
 from calotype.projections.seal import SEAL_TABLES
 from calotype.projections.spans import FOLLOWER, SPAN_TABLES, ImageSpans
 from calotype.projections.tables import TABLES
+from calotype.projections.waking import Waking
 from calotype.stores.images.opening import open_driver
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
@@ -25,7 +28,7 @@ def recorder_of(settings: Settings) -> GroupCommitRecorder:
 def migrate(recorder: GroupCommitRecorder) -> list[str]:
     """Brings the log and the query tables up to date; returns the migrations that it applied."""
     applied = recorder.migrate()
-    recorder.create_tables([*TABLES, *SPAN_TABLES, *SEAL_TABLES])
+    recorder.create_tables([*TABLES, *SPAN_TABLES, *SEAL_TABLES, audience.EVENT_AUDIENCE])
     return applied
 
 
@@ -51,9 +54,16 @@ def versions_follower(parts: Parts) -> Follower:
         FOLLOWER,
         ImageSpans(recorder),
         holder=parts.process_id,
-        rest_seconds=0.02,
+        rest_seconds=0.05,
         rest_factor=2.0,
     )
+
+
+def audience_follower(parts: Parts, waking: Waking) -> Follower:
+    """Keeps the table that the feeds of projects are read from; woken by every commit."""
+    recorder = parts.log.recorder
+    fold = audience.EventAudience(recorder)
+    return Follower(recorder, audience.FOLLOWER, fold, holder=parts.process_id, wait=waking.grown)
 
 
 def api_of(settings: Settings, parts: Parts) -> Api:
@@ -62,6 +72,7 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         parts=parts,
         queries=Queries(parts.log.recorder),
         moments=Moments(parts.log.recorder),
+        feed=Feed(parts.log.recorder),
         identify=_identify(settings),
         default_limit=settings.http.default_limit,
         max_limit=settings.http.max_limit,
