@@ -75,7 +75,7 @@ _EVENTS = (
 
 
 class LogRow(NamedTuple):
-    """A stored event as the database has it, cheaper than a Notification; as `event_entry` wants."""
+    """A stored event in the order of `event_entry`, much cheaper to read than a Notification."""
 
     id: int
     originator_id: str
