@@ -169,7 +169,9 @@ def _check(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("", total=recorder.max_notification_id() or 0)
         check = LogCheck(recorder, verifiers, kept)
         return check.run(lambda position: bar.update(task, completed=position))

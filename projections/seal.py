@@ -173,7 +173,10 @@ def _stored_hashes(recorder: GroupCommitRecorder, tile: Tile, size: int) -> list
     rows = recorder.fetch_now(
         "SELECT hashes FROM audit_tiles_1 WHERE id = :id", {"id": tile_id(tile)}
     )
-    hashes = hashes_in(base64.b64decode(rows[0][0])) if rows else []
+    try:
+        hashes = hashes_in(base64.b64decode(rows[0][0], validate=True)) if rows else []
+    except (TypeError, ValueError):
+        hashes = []
     if len(hashes) < width:
         raise SealBroken(f"the tile {tile.level}/{tile.index} of the seal is missing or too short")
     return hashes[:width]  # Another process may have made it longer since.

@@ -5,12 +5,13 @@ with it. Who can write to the database can rewrite both, but cannot sign.
 """
 
 import base64
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from calotype.projections.merkle import HASH_BYTES
 from calotype.projections.notes import Checkpoint, UnknownKey, Verifier, open_checkpoint
-from calotype.projections.seal import PAGE_EVENTS, event_leaf, events_after, sealed_size
+from calotype.projections.seal import PAGE_EVENTS, LogRow, event_leaf, events_after, sealed_size
 from calotype.projections.tiles import HEIGHT, HIGHEST_LEVEL, WIDTH, GrowingTiles, Tile, width_at
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -78,7 +79,7 @@ class LogCheck:
                     raise Mismatch(position + 1, "the event is missing")
                 position = event.id
                 if position <= self.size:
-                    self._check_event(position, event_leaf(event))
+                    self._check_event(position, _leaf(event))
             self._check_full_tiles()
             progress(position)
         if position < self.size:
@@ -107,7 +108,11 @@ class LogCheck:
         index, place = divmod(position - 1, WIDTH)
         stored = self._tiles.get(Tile(0, index), b"")
         if stored[place * HASH_BYTES : (place + 1) * HASH_BYTES] != leaf:
-            reason = "the event is not the one that was sealed" if stored else "its tile is missing"
+            reason = (
+                "the event is not the one that was sealed"
+                if stored
+                else "its tile is missing or broken"
+            )
             raise Mismatch(position, reason)
         self._tree.append(leaf)
         while self._checkpoints and self._checkpoints[-1].size <= position:
@@ -130,7 +135,7 @@ class LogCheck:
             "WHERE level = :level AND number >= :first AND number <= :last",
             {"level": level, "first": first, "last": last},
         )
-        return {Tile(level, number): base64.b64decode(hashes) for number, hashes in rows}
+        return {Tile(level, number): _decoded(hashes) for number, hashes in rows}
 
     def _check_full_tiles(self) -> None:
         """Those above the leaves, which were compared one by one."""
@@ -153,3 +158,19 @@ class LogCheck:
                 raise Mismatch(
                     first, f"the stored tree does not fit from here on (level {tile.level})"
                 )
+
+
+def _leaf(event: LogRow) -> bytes:
+    try:
+        return event_leaf(event)
+    except (TypeError, AttributeError, ValueError, struct.error):
+        # SQLite keeps whatever type somebody wrote, and lengths and signs may be impossible.
+        raise Mismatch(event.id, "the event is not even of the right form") from None
+
+
+def _decoded(hashes: str) -> bytes:
+    """A tile's hashes; none of them where they cannot be read, so that its events do not fit."""
+    try:
+        return base64.b64decode(hashes, validate=True)
+    except (TypeError, ValueError):
+        return b""

@@ -154,6 +154,38 @@ def test_a_change_of_any_other_field_is_found(
     assert found.value.position == 300
 
 
+@pytest.mark.parametrize(
+    "change", ["state = CAST(state AS text)", "topic = X'00'", "originator_version = 'x'",
+               "originator_version = -1", "originator_id = ''"],
+)  # fmt: skip
+def test_a_value_of_another_type_is_found(tmp_path: Path, change: str) -> None:
+    """SQLite takes any type in any column."""
+    recorder = open_log(f"sqlite:///{tmp_path / 'log.sqlite'}")
+    recorder.migrate()
+    recorder.create_tables(SEAL_TABLES)
+    append(recorder, 10)
+    seal(recorder)
+    with sqlite3.connect(tmp_path / "log.sqlite") as connection:
+        connection.execute(f"UPDATE stored_events SET {change} WHERE notification_id = 5")
+    with pytest.raises(Mismatch) as found:
+        verify(recorder)
+    assert found.value.position == 5
+    recorder.close_now()
+
+
+@pytest.mark.parametrize("hashes", ["", "?", "é", "AAAA"])
+def test_a_tile_that_cannot_be_read_is_found_and_not_sealed_upon(
+    sealed: GroupCommitRecorder, by_hand: Callable[[str], None], hashes: str
+) -> None:
+    by_hand(f"UPDATE audit_tiles_1 SET hashes = '{hashes}' WHERE level = 0 AND number = 2")
+    append(sealed, 1)
+    with pytest.raises(SealBroken, match="tile 0/2"):
+        seal(sealed)
+    with pytest.raises(Mismatch) as found:
+        verify(sealed)
+    assert found.value.position == 513
+
+
 @pytest.mark.parametrize("position", [1, 256, 400, EVENTS])
 def test_one_removed_row_is_found(
     sealed: GroupCommitRecorder, by_hand: Callable[[str], None], position: int
