@@ -15,6 +15,7 @@ from calotype.commands.errors import CalotypeError, Invalid
 from calotype.commands.parts import Parts
 from calotype.commands.policy import Actor, Cause
 from calotype.http.errors import OWN_CALLS, SENTENCES, TITLES, error_answer, problem, status_of
+from calotype.projections.feed import Feed
 from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
 from calotype.stores.log.log import LogFull, LogUnavailable, TooManyConflicts
@@ -37,6 +38,7 @@ class Api:
     parts: Parts
     queries: Queries
     moments: Moments
+    feed: Feed
     identify: Callable[[web.Request], Actor] | Actor
     """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
     default_limit: int = 25

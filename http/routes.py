@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from calotype.http import audit, data, discovery, history, images, members
+from calotype.http import audit, catalogue, data, discovery, feed, history, images, members
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 
 IMAGE = "/v2/images/{image_id}"
@@ -24,6 +24,10 @@ ROUTES = (
     ("DELETE", IMAGE + "/members/{member}", members.remove),
     ("POST", IMAGE + "/actions/deactivate", images.deactivate),
     ("POST", IMAGE + "/actions/reactivate", images.reactivate),
+    ("GET", "/log/v1/events", feed.events),
+    ("GET", "/log/v1/schemas", catalogue.index),
+    ("GET", "/log/v1/schemas/{type}", catalogue.schema),
+    ("GET", "/log/v1/asyncapi", catalogue.description),
     ("GET", "/log/v1/images", history.index),
     ("GET", "/log/v1/images/{image_id}", history.show),
     ("GET", "/log/v1/images/{image_id}/history", history.history),
@@ -49,7 +53,12 @@ def application(api: Api) -> web.Application:
     app = web.Application(middlewares=[conversation], client_max_size=LARGEST_JSON_BYTES)
     app[API] = api
     app[ELSEWHERE] = discovery.elsewhere
+    app.on_shutdown.append(_end_streams)
     for method, path, handler in ROUTES:
         # Without `allow_head`, because the Image API knows no HEAD.
         app.router.add_route(method, path, handler)
     return app
+
+
+async def _end_streams(app: web.Application) -> None:
+    await app[API].feed.waking.close()

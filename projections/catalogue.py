@@ -1,0 +1,247 @@
+"""The catalogue of event types: a JSON Schema and a sample of each, and an AsyncAPI document.
+
+All of it is made from the event classes themselves, so that it cannot fall behind them.
+"""
+
+import types
+from datetime import datetime
+from typing import Any, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+from calotype.commands.image import EVENT_TYPES, Image
+from calotype.projections.audience import FULL, OWN, SHARED, WITHDRAWN
+from calotype.projections.cloudevents import SCHEMAS, SHOWN, cloud_event
+from calotype.projections.positions import Positions
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_INTERNAL = ("originator_id", "originator_version")
+"""What the library keeps beside the state; a CloudEvent says it as `subject` and `version`."""
+
+_PLACE = "file:///var/lib/calotype/images/8c1f1c2e-6f0b-4c52-9f0e-6d8b0b4c1a77-5d41402a"
+SAMPLE_ID = "8c1f1c2e-6f0b-4c52-9f0e-6d8b0b4c1a77"
+_SAMPLES: dict[str, Any] = {
+    "timestamp": "2026-01-02T03:04:05.678901Z",
+    "originator_topic": "image",
+    "actor": {"user": "u1", "project": "p1", "roles": ["member", "reader"]},
+    "request_id": "req-3b1f0b52-5a63-4a0e-9c1d-2f7f0f5f4a11",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "command_id": "5f1d7a84db00d2fc",
+    "image_id": SAMPLE_ID,
+    "fields": {"name": "debian-13", "visibility": "shared", "owner": "p1"},
+    "tags": ["stable"],
+    "properties": {"os_distro": "debian"},
+    "removed_properties": ["os_version"],
+    "tag": "stable",
+    "upload_id": "5d41402a",
+    "store": "default",
+    "url": _PLACE,
+    "holder": "host-1-4711",
+    "reason": "the client closed the connection",
+    "size": 10,
+    "virtual_size": 10,
+    "checksum": "781e5e245d69b566979b86e28d23f2c7",
+    "os_hash_algo": "sha512",
+    "os_hash_value": "bb96c2fc40d2d54617d6f276febe571f623a8dadf0b734855299b0e107fda32c"
+    "f6b69f2da32b36445d73690b93cbd0f7bfc20e0f7f28553d2a4428f23b716e90",
+    "locations": [{"url": _PLACE, "metadata": {"store": "default"}}],
+    "stores": {_PLACE: "default"},
+    "member": "p2",
+    "status": "accepted",
+}
+"""One plausible value for each field that an event may have."""
+
+_JSON_TYPES: dict[Any, dict[str, Any]] = {
+    str: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    bool: {"type": "boolean"},
+    datetime: {"type": "string", "format": "date-time"},
+    UUID: {"type": "string", "format": "uuid"},
+    type(None): {"type": "null"},
+    Any: {},
+}
+_BY_KIND: dict[Any, Any] = {"string": "text", "integer": 1, "number": 1.0, "boolean": True}
+
+
+def fields_of(kind: type[Image.Event]) -> dict[str, Any]:
+    """The fields of an event's state with their types."""
+    hints = get_type_hints(kind)
+    return {
+        name: hints[name]
+        for name in kind.__dataclass_fields__  # type: ignore[attr-defined]
+        if name not in _INTERNAL
+    }
+
+
+def version_of(kind: type[Image.Event]) -> int:
+    """The version of the event type itself; grows when its fields change."""
+    version: int = getattr(kind, "class_version", 1)
+    return version
+
+
+def sample_state(kind: type[Image.Event]) -> dict[str, Any]:
+    """A whole state of such an event, as the log would hold it."""
+    state = {name: _sample(name, hint) for name, hint in fields_of(kind).items()}
+    if version_of(kind) > 1:
+        state["class_version"] = version_of(kind)
+    return state
+
+
+def sample_event(topic: str) -> dict[str, Any]:
+    """A CloudEvent of this type as operators get it."""
+    kind = EVENT_TYPES[topic]
+    return cloud_event(
+        Positions("0a1b2c3d4e5f"),
+        position=42,
+        originator_id=SAMPLE_ID,
+        version=1 if kind is Image.Created else 7,
+        topic=topic,
+        state=sample_state(kind),
+    )
+
+
+def schema_of(topic: str) -> dict[str, Any]:
+    """The JSON Schema of the `data` of this event type, with a sample.
+
+    Operators get all fields. `x-shown-to` says of each field which other views have it; what a
+    view has is always there, so `anyOf` lists the views.
+    """
+    kind = EVENT_TYPES[topic]
+    fields = fields_of(kind)
+    properties: dict[str, Any] = {}
+    for name, hint in fields.items():
+        views = [view for view in (OWN, SHARED, WITHDRAWN) if name in SHOWN[view]]
+        properties[name] = {**json_schema(hint), "x-shown-to": [FULL, *views]}
+    properties["version"] = {
+        "type": "integer",
+        "minimum": 1,
+        "description": "The event's number in the life of its image, counting from 1.",
+    }
+    if version_of(kind) > 1:
+        properties["class_version"] = {"const": version_of(kind)}
+    views = [[name for name in fields if name in shown] for shown in SHOWN.values()]
+    return {
+        "$schema": DIALECT,
+        "$id": f"{SCHEMAS}/{topic}?version={version_of(kind)}",
+        "title": topic,
+        "description": " ".join(_description(kind).split()),
+        "x-version": version_of(kind),
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "anyOf": [{"required": ["version", *names]} for names in [list(fields), *views]],
+        "examples": [sample_event(topic)["data"]],
+    }
+
+
+def catalogue() -> dict[str, Any]:
+    """Every event type with its version, and where its schema is."""
+    return {
+        "types": [
+            {
+                "type": topic,
+                "version": version_of(kind),
+                "description": " ".join(_description(kind).split()),
+                "schema": f"{SCHEMAS}/{topic}",
+                "sample": sample_event(topic),
+            }
+            for topic, kind in sorted(EVENT_TYPES.items())
+        ],
+        "asyncapi": "/log/v1/asyncapi",
+    }
+
+
+def asyncapi() -> dict[str, Any]:
+    """The AsyncAPI 3.0 document of the feed."""
+    topics = sorted(EVENT_TYPES)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Calotype event feed",
+            "version": "1",
+            "description": "Every change of every image, once and in order, from any position. "
+            "Read it in batches, by long poll or as Server-Sent Events.",
+        },
+        "defaultContentType": "application/cloudevents+json",
+        "channels": {
+            "events": {
+                "address": "/log/v1/events",
+                "description": "Parameters: after, types, image, limit, wait, snapshot.",
+                "messages": {topic: {"$ref": f"#/components/messages/{topic}"} for topic in topics},
+            }
+        },
+        "operations": {
+            "follow": {
+                "action": "send",
+                "channel": {"$ref": "#/channels/events"},
+                "summary": "What happened after a position.",
+                "messages": [{"$ref": f"#/channels/events/messages/{topic}"} for topic in topics],
+            }
+        },
+        "components": {"messages": {topic: _message(topic) for topic in topics}},
+    }
+
+
+def _message(topic: str) -> dict[str, Any]:
+    sample = sample_event(topic)
+    data = schema_of(topic)
+    # Inside this document the schema has no place of its own on the web.
+    inner = {name: value for name, value in data.items() if name not in ("$schema", "$id")}
+    return {
+        "name": topic,
+        "title": topic,
+        "summary": data["description"],
+        "contentType": "application/cloudevents+json",
+        "payload": {
+            "type": "object",
+            "required": ["specversion", "id", "source", "type", "subject", "time", "view", "data"],
+            "properties": {
+                "specversion": {"const": "1.0"},
+                "id": {"type": "string", "description": "The event's position in the log."},
+                "source": {"type": "string", "format": "uri"},
+                "type": {"const": topic},
+                "subject": {"type": "string", "format": "uuid", "description": "The image."},
+                "time": {"type": "string", "format": "date-time"},
+                "datacontenttype": {"const": "application/json"},
+                "dataschema": {"type": "string", "format": "uri-reference"},
+                "view": {"enum": [FULL, OWN, SHARED, WITHDRAWN]},
+                "traceparent": {"type": "string"},
+                "requestid": {"type": "string"},
+                "project": {"type": "string", "description": "The project of who did it."},
+                "data": inner,
+            },
+        },
+        "examples": [{"payload": sample}],
+    }
+
+
+def json_schema(hint: Any) -> dict[str, Any]:
+    """The JSON Schema of a value with this type annotation. Raises KeyError for unknown ones."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [json_schema(argument) for argument in arguments]}
+    if origin is list or hint is list:
+        return {"type": "array", **({"items": json_schema(arguments[0])} if arguments else {})}
+    if origin is dict or hint is dict:
+        schema: dict[str, Any] = {"type": "object"}
+        if arguments and arguments[1] is not Any:
+            schema["additionalProperties"] = json_schema(arguments[1])
+        return schema
+    return dict(_JSON_TYPES[hint])
+
+
+def _sample(name: str, hint: Any) -> Any:
+    if name in _SAMPLES:
+        return _SAMPLES[name]
+    schema = json_schema(hint)
+    if "anyOf" in schema:
+        schema = schema["anyOf"][0]
+    empty = {"array": [], "object": {}}
+    kind = schema.get("type", "null")
+    return empty[kind] if kind in empty else _BY_KIND.get(kind)
+
+
+def _description(kind: type) -> str:
+    own = vars(kind).get("__doc__") or ""
+    # A dataclass without words of its own documents itself with its signature.
+    return "" if own.startswith(f"{kind.__name__}(") else own
