@@ -76,6 +76,7 @@ async def _serve(settings: Settings) -> int:
         asyncio.create_task(sweeper.keep_lease(parts)),
         asyncio.create_task(sweeper.sweep_for_ever(parts, api.queries)),
         asyncio.create_task(wiring.versions_follower(parts).run()),
+        asyncio.create_task(wiring.audience_follower(parts, api.feed.waking).run()),
     ]
     if settings.audit.seal:
         sealing = seal_for_ever(recorder, signer, parts.process_id)
@@ -97,6 +98,7 @@ async def _serve(settings: Settings) -> int:
     _announce(settings, runner)
     await stopping.wait()
     api.draining = True
+    api.feed.waking.end()
     log.info("draining")
     await asyncio.sleep(settings.http.drain_seconds)
     await site.stop()
