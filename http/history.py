@@ -98,7 +98,9 @@ async def diff(request: web.Request) -> web.Response:
 
 async def _document_then(api: Api, actor: Actor, image_id: str, moment: Moment) -> bytes | None:
     row = await api.queries.image_then(image_uuid(image_id), actor, moment)
-    return row and shown(api, actor, row.document.encode(), row.locations, row.status)
+    if row is None:
+        return None
+    return shown(api, actor, row.document.encode(), row.locations, row.status)
 
 
 def _allowed(actor: Actor, found: History | None, image_id: str) -> History:

@@ -98,7 +98,8 @@ def _table(changes: list[Change]) -> Table:
 def _in_words(change: Change) -> str:
     lines = [f"{name}: {value}" for name, value in change.details.items()]
     for operation in change.patch:
-        path, value = operation["path"], operation.get("value")
+        path: str = operation["path"]
+        value: Any = operation.get("value")
         name = path[1:].replace("~1", "/").replace("~0", "~")
         if path == "":
             told = {name: value[name] for name in _BORN_WITH}

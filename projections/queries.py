@@ -139,16 +139,16 @@ class Queries:
             marker = UUID(query.marker)
         except ValueError:
             raise unknown from None
-        values = {"id": marker, "project": actor.project}
+        values: dict[str, Any] = {"id": marker, "project": actor.project}
         if moment is not None:
             values["at"] = moment.position
         rows = await self._recorder.fetch(marker_statement(query, moment), values)
         if not rows:
             raise unknown
-        owner, visibility, is_member, *values = rows[0]
+        owner, visibility, is_member, *marks = rows[0]
         if not allows(actor, "get_image", ImageRow(owner, visibility, "", is_member)):
             raise Forbidden("The marker is an image that you may not see.")
-        return tuple(values)
+        return tuple(marks)
 
     async def members(self, aggregate_id: UUID) -> list[tuple[str, str]]:
         """`(project, document)` of each member of an image, in the order of joining."""

@@ -217,7 +217,7 @@ class ImageSpans:
         created_at = ""
         if notification.topic in EVENT_TYPES:
             life = self._life(notification)
-            event = self._mapper.to_domain_event(stored_of(notification))
+            event: Any = self._mapper.to_domain_event(stored_of(notification))
             yield from life.apply(event, notification.id)
             moment = event.timestamp
             if isinstance(event, Image.Created):
