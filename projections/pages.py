@@ -80,10 +80,14 @@ def page_statement(
     `query.limit` when something comes after the page. `after` = the sort values of the marker.
     """
     statement = _Statement(moment)
-    source, joins = _source(query, statement)
-    conditions = [*joins, *_filters(query, statement), *_then(actor, source, statement)]
+    # Of the past a project lists its own first, because its images are few beside those that
+    # ever had a tag; who lists everything starts from the tag.
+    narrowed = moment is None or actor.is_admin
+    source, joins = _source(query, statement) if narrowed else ("", [])
+    filters = _filters(query, bool(source), statement)
+    conditions = [*joins, *filters, *_then(actor, source, statement)]
     if after is not None:
-        conditions.append(_beyond(query, after, statement))
+        conditions.append(_beyond(query, after, source, statement))
     expressions = [_sort_expression(key, source) for key, _ in query.sort]
     order = ", ".join(f"s{n} {way}" for n, (_, way) in enumerate(query.sort))
     limit = f"LIMIT {query.limit + 1}"
@@ -208,15 +212,16 @@ def _property_conditions(table: str, name: str, value: str, statement: _Statemen
     ]
 
 
-def _filters(query: ListQuery, statement: _Statement) -> list[str]:
+def _filters(query: ListQuery, narrowed: bool, statement: _Statement) -> list[str]:
+    """All conditions of the query but the one, if any, by which the source narrows the list."""
     conditions = ["i.os_hidden" if query.hidden else "NOT i.os_hidden"]
-    for tag in query.tags[1:]:
+    for tag in query.tags[1:] if narrowed else query.tags:
         conditions.append(
             f"EXISTS (SELECT 1 FROM {statement.tags} x WHERE x.image_id = i.id AND "
             + " AND ".join([f"x.tag = {statement.bind(tag)}", *statement.holds("x")])
             + ")"
         )
-    rest = query.properties if query.tags else query.properties[1:]
+    rest = query.properties if query.tags or not narrowed else query.properties[1:]
     for name, value in rest:
         conditions.append(
             f"EXISTS (SELECT 1 FROM {statement.properties} x WHERE x.image_id = i.id AND "
@@ -263,10 +268,9 @@ def _storable(column: str, value: Any) -> bool:
     return True
 
 
-def _beyond(query: ListQuery, after: tuple[Any, ...], statement: _Statement) -> str:
+def _beyond(query: ListQuery, after: tuple[Any, ...], source: str, statement: _Statement) -> str:
     """The rows that come after the marker in the order of the query."""
-    source = bool(query.tags or query.properties)
-    expressions = [_sort_expression(key, "t" if source else "") for key, _ in query.sort]
+    expressions = [_sort_expression(key, source) for key, _ in query.sort]
     ways = [way for _, way in query.sort]
     marks = [statement.bind(value) for value in after]
     if len(set(ways)) == 1:
