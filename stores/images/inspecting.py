@@ -48,24 +48,28 @@ class Inspection:
         self._feed = _Feed()
         self._stream: Any = inspectors.InspectWrapper(self._feed)  # type: ignore[arg-type]
         self._size_bytes = 0
-        self._decided = False
+        self._decision: list[Any] | None = None
 
     def update(self, block: Block) -> None:
         """Takes the next bytes of the data."""
         view = memoryview(block)
         self._size_bytes += len(view)
         for start in range(0, len(view), _PIECE_BYTES):
-            if self._decided:
+            if self._decision is not None:
                 return  # Every inspector has seen all that it wants to see.
             self._feed.block = bytes(view[start : start + _PIECE_BYTES])
             self._stream.read(_PIECE_BYTES)
-            self._decided = self._is_decided()
+            self._feed.block = b""
+            self._decide()
 
-    def _is_decided(self) -> bool:
+    def _decide(self) -> None:
+        """Takes the verdict if there is one, and lets go of what the losers have captured."""
         try:
-            return self._stream.formats is not None
-        except inspectors.ImageFormatError:
-            return False
+            self._decision = self._stream.formats
+        except inspectors.ImageFormatError as error:
+            raise ContentRefused(f"The content cannot be judged: {error}") from None
+        if self._decision is not None:
+            self._stream = None
 
     def virtual_size(self) -> int | None:
         """The size in bytes of the disk inside, None where the format does not tell.
@@ -74,8 +78,9 @@ class Inspection:
         """
         if self._size_bytes == 0:
             return None
-        if not self._decided:
+        if self._decision is None:
             self._stream.close()
+            self._decide()
         found = self._found()
         self._check_safety(found)
         claimed = self._claim.disk_format
@@ -92,10 +97,8 @@ class Inspection:
         return None if claimed in _WITHOUT_VIRTUAL_SIZE else int(found.virtual_size)
 
     def _found(self) -> Any:
-        try:
-            found = self._stream.formats
-        except inspectors.ImageFormatError as error:
-            raise ContentRefused(f"The content cannot be judged: {error}") from None
+        found = self._decision
+        assert found is not None
         names = {inspector.NAME for inspector in found}
         if names == {"iso", "gpt"}:  # A bootable CD is both, and is taken as what it is for.
             return next(inspector for inspector in found if inspector.NAME == "iso")

@@ -226,7 +226,10 @@ def _store_block(order: _Order, chunks: list[bytes]) -> Written:
 
 
 def _joined(chunks: list[bytes]) -> bytes:
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    """The chunks in one piece; the list is emptied, so that nobody holds the bytes twice."""
+    block = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    chunks.clear()
+    return block
 
 
 def _pieces(block: bytes) -> Iterator[Block]:
