@@ -20,10 +20,10 @@ class BadProof(ValueError):
 
 
 class Node(NamedTuple):
-    """A complete subtree of 2^level leaves, the `index`th of its level."""
+    """A complete subtree of 2^level leaves, the `number`th of its level."""
 
     level: int
-    index: int
+    number: int
 
 
 def event_entry(

@@ -90,7 +90,7 @@ class SealBroken(Exception):
 
 def tile_id(tile: Tile) -> UUID:
     """The key of a tile's row."""
-    return uuid5(_NAMESPACE, f"tile/{tile.level}/{tile.index}")
+    return uuid5(_NAMESPACE, f"tile/{tile.level}/{tile.number}")
 
 
 def events_after(recorder: GroupCommitRecorder, position: int, limit: int) -> list[LogRow]:
@@ -178,7 +178,7 @@ def _stored_hashes(recorder: GroupCommitRecorder, tile: Tile, size: int) -> list
     except (TypeError, ValueError):
         hashes = []
     if len(hashes) < width:
-        raise SealBroken(f"the tile {tile.level}/{tile.index} of the seal is missing or too short")
+        raise SealBroken(f"the tile {tile.level}/{tile.number} of the seal is missing or too short")
     return hashes[:width]  # Another process may have made it longer since.
 
 

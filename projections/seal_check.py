@@ -150,10 +150,10 @@ class LogCheck:
                 self._check_tile(tile, b"".join(self._tree.edges[level]))
 
     def _check_tile(self, tile: Tile, data: bytes) -> None:
-        stored = self._load(tile.level, tile.index, tile.index).get(tile, b"")
+        stored = self._load(tile.level, tile.number, tile.number).get(tile, b"")
         for place in range(0, len(data), HASH_BYTES):
             if stored[place : place + HASH_BYTES] != data[place : place + HASH_BYTES]:
-                subtree = tile.index * WIDTH + place // HASH_BYTES
+                subtree = tile.number * WIDTH + place // HASH_BYTES
                 first = (subtree << HEIGHT * tile.level) + 1
                 raise Mismatch(
                     first, f"the stored tree does not fit from here on (level {tile.level})"

@@ -14,15 +14,15 @@ from calotype.projections.merkle import (
     subtree_hash,
 )
 from calotype.projections.notes import read_checkpoint
-from calotype.projections.seal import NAME, SealBroken, tile_id
+from calotype.projections.seal import NAME, LogRow, SealBroken, tile_id
 from calotype.projections.tiles import WIDTH, Tile, hash_from, tiles_of
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PROOF_FORMAT = "calotype-event-proof-1"
 
 _EVENTS = (
-    "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events "
-    "WHERE notification_id > :after AND notification_id <= :last ORDER BY notification_id"
+    "SELECT notification_id, CAST(originator_id AS text), originator_version, topic, state "
+    "FROM stored_events WHERE notification_id > :after AND notification_id <= :last ORDER BY notification_id"
 )
 
 
@@ -65,7 +65,7 @@ class Sealed:
         rows = await self._recorder.fetch(_EVENTS, {"after": first, "last": first + width})
         if len(rows) != width:
             raise SealBroken(f"events after position {first} are missing from the log")
-        entries = (event_entry(*row[:4], bytes(row[4])) for row in rows)
+        entries = (event_entry(*LogRow._make(row)) for row in rows)
         return b"".join(struct.pack(">H", len(entry)) + entry for entry in entries)
 
     async def root(self, size: int) -> bytes:
@@ -123,7 +123,7 @@ class Sealed:
             ]
         except KeyError as error:
             tile = error.args[0]
-            raise SealBroken(f"the tile {tile.level}/{tile.index} of the seal is broken") from None
+            raise SealBroken(f"the tile {tile.level}/{tile.number} of the seal is broken") from None
 
     async def _tiles(self, wanted: Iterable[Tile]) -> dict[Tile, bytes]:
         ids = {f"t{number}": tile_id(tile) for number, tile in enumerate(wanted)}

@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     """The `index`th tile of a level."""
 
     level: int
-    index: int
+    number: int
 
 
 def index_path(index: int, width: int = WIDTH) -> str:
@@ -55,13 +55,13 @@ def read_index_path(path: str) -> tuple[int, int]:
 def width_at(tile: Tile, size: int) -> int:
     """How many hashes the tile has in a tree of `size` leaves; 0 where it has none."""
     complete = size >> HEIGHT * tile.level
-    return max(0, min(WIDTH, complete - tile.index * WIDTH))
+    return max(0, min(WIDTH, complete - tile.number * WIDTH))
 
 
 def tile_of(node: Node) -> Tile:
     """The tile from which a complete subtree's hash is taken or made."""
     level, above = divmod(node.level, HEIGHT)
-    return Tile(level, (node.index << above) // WIDTH)
+    return Tile(level, (node.number << above) // WIDTH)
 
 
 def tiles_of(ranges: Iterable[tuple[int, int]]) -> set[Tile]:
@@ -72,7 +72,7 @@ def tiles_of(ranges: Iterable[tuple[int, int]]) -> set[Tile]:
 def hash_from(node: Node, tiles: Mapping[Tile, bytes]) -> bytes:
     """A complete subtree's hash, made from its tile. Raises KeyError where that is too small."""
     above = node.level % HEIGHT
-    start = ((node.index << above) % WIDTH) * HASH_BYTES
+    start = ((node.number << above) % WIDTH) * HASH_BYTES
     tile = tile_of(node)
     end = start + (1 << above) * HASH_BYTES
     if len(tiles[tile]) < end:
@@ -129,6 +129,6 @@ class GrowingTiles:
         hashes: list[bytes] = []
         for edge in reversed(self.edges):
             for node in peaks(0, len(edge)):
-                start = node.index << node.level
+                start = node.number << node.level
                 hashes.append(complete_root(edge[start : start + (1 << node.level)]))
         return CompactRange(self.size, hashes).root()

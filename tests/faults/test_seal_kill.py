@@ -1,10 +1,13 @@
 """kill -9 while sealing: the next process goes on, and the tree is as if nothing had happened."""
 
 import asyncio
+import sqlite3
 import threading
+import time
 from typing import Any
 
 import aiohttp
+import psycopg
 import pytest
 import requests
 
@@ -68,6 +71,49 @@ def test_the_sealer_survives_kill_9_and_goes_on(service: Any, until: Any) -> Non
     done = service.run("audit", "verify")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The log is what was sealed." in done.stdout
+
+
+def test_a_seal_that_is_broken_is_told_and_never_blocks_the_api(service: Any, until: Any) -> None:
+    assert service.run("audit", "key").returncode == 0
+    service.start()
+    for _ in range(3):
+        assert _create(service) == 201
+    until(
+        lambda: requests.get(f"{service.url}/log/v1/tile/0/000.p/3", timeout=30).status_code == 200
+    )
+    service.terminate()
+    _change_by_hand(service, "UPDATE stored_events SET topic = 'x' WHERE notification_id = 3")
+    service.start()
+    assert _create(service) == 201
+    until(
+        lambda: any("position 3 is not the one that was sealed" in line for line in service.lines)
+    )
+    assert _create(service) == 201
+    done = service.run("audit", "verify")
+    assert done.returncode == 1
+    assert "DOES NOT FIT at position 3" in done.stdout
+
+
+def test_sealing_can_be_turned_off(make_service: Any) -> None:
+    service = make_service(CALOTYPE_AUDIT__SEAL="false")
+    service.start()
+    assert _create(service) == 201
+    time.sleep(2.5)
+    assert requests.get(f"{service.url}/log/v1/checkpoint", timeout=30).status_code == 404
+    assert not (service.folder / "audit.key").exists()
+
+
+def _create(service: Any) -> int:
+    return requests.post(f"{service.url}/v2/images", json={"name": "n"}, timeout=30).status_code
+
+
+def _change_by_hand(service: Any, sql: str) -> None:
+    if service.log_url:
+        with psycopg.connect(service.log_url) as connection:
+            connection.execute(sql)
+    else:
+        with sqlite3.connect(service.folder / "log.sqlite") as connection:
+            connection.execute(sql)
 
 
 def _position(service: Any) -> int:

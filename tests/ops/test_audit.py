@@ -8,7 +8,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,8 +19,9 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 from typer.testing import CliRunner
 
+from calotype.ops.audit_key import make_key, signer_of
 from calotype.ops.cli import app
-from calotype.ops.settings import SettingsError
+from calotype.ops.settings import SettingsError, load_settings
 from calotype.ops.wiring import migrate
 from calotype.projections import notes
 from calotype.projections.seal import sealer
@@ -89,6 +92,30 @@ def test_the_key_is_made_once_and_nobody_else_may_read_it(tmp_path: Path) -> Non
     assert path.read_text().strip() not in first.output
     with pytest.raises(SettingsError, match="there is a key already"):
         _run("audit", "key", "--data", folder, "--name", "another.example")
+
+
+def test_of_many_who_make_a_key_at_once_all_get_the_same(tmp_path: Path) -> None:
+    settings = load_settings(None, data=str(tmp_path))
+    start = threading.Barrier(8)
+
+    def make(number: int) -> str:
+        start.wait()
+        return make_key(settings, f"maker-{number}").verifier.text
+
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(make, range(8)))
+    assert len(made) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["audit.key"]
+
+
+def test_a_key_in_the_settings_needs_no_file(tmp_path: Path) -> None:
+    signer = notes.new_signer("cloud.example/images")
+    settings = load_settings(None, data=str(tmp_path), audit__signing_key=signer.secret())
+    assert make_key(settings).verifier == signer.verifier
+    assert list(tmp_path.iterdir()) == []
+    assert signer.secret()[-20:] not in repr(settings)
+    with pytest.raises(SettingsError, match=r"audit\.signing_key"):
+        signer_of(load_settings(None, audit__signing_key="nonsense"))
 
 
 def test_a_key_that_cannot_be_read_is_one_message_without_the_key(tmp_path: Path) -> None:

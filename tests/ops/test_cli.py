@@ -9,7 +9,19 @@ import pytest
 
 from calotype.ops.settings import Settings, SettingsError, load_settings
 
-COMMANDS = ([], ["serve"], ["migrate"], ["status"], ["reconcile"], ["config"], ["config", "check"])
+COMMANDS = (
+    [],
+    ["serve"],
+    ["migrate"],
+    ["status"],
+    ["reconcile"],
+    ["config"],
+    ["config", "check"],
+    ["audit"],
+    ["audit", "key"],
+    ["audit", "verify"],
+    ["audit", "prove"],
+)
 
 
 def _calotype(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

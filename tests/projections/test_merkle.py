@@ -89,7 +89,7 @@ def test_a_tree_that_is_taken_up_again_goes_on_as_if_it_had_never_stopped(
 ) -> None:
     leaves = leaves_of(first + more)
     known = [
-        naive_root(leaves[node.index << node.level : (node.index + 1) << node.level])
+        naive_root(leaves[node.number << node.level : (node.number + 1) << node.level])
         for node in merkle.peaks(0, first)
     ]
     tree = merkle.CompactRange(first, known)
