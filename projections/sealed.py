@@ -22,7 +22,8 @@ PROOF_FORMAT = "calotype-event-proof-1"
 
 _EVENTS = (
     "SELECT notification_id, CAST(originator_id AS text), originator_version, topic, state "
-    "FROM stored_events WHERE notification_id > :after AND notification_id <= :last ORDER BY notification_id"
+    "FROM stored_events WHERE notification_id > :after AND notification_id <= :last "
+    "ORDER BY notification_id"
 )
 
 
