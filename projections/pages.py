@@ -85,7 +85,7 @@ def page_statement(
     narrowed = moment is None or actor.is_admin
     source, joins = _source(query, statement) if narrowed else ("", [])
     filters = _filters(query, bool(source), statement)
-    conditions = [*joins, *filters, *_then(actor, source, statement)]
+    conditions = [*joins, *filters, *_then(query, actor, source, statement)]
     if after is not None:
         conditions.append(_beyond(query, after, source, statement))
     expressions = [_sort_expression(key, source) for key, _ in query.sort]
@@ -127,14 +127,16 @@ def marker_statement(query: ListQuery, moment: Moment | None = None) -> str:
     )
 
 
-def _then(actor: Actor, source: str, statement: _Statement) -> list[str]:
+def _then(query: ListQuery, actor: Actor, source: str, statement: _Statement) -> list[str]:
     """What a row of the past must fulfil beside the filters: it held, and may be seen today."""
     moment = statement.moment
     if moment is None:
         return []
-    born = _sort_expression("created_at", source)
-    newest = statement.bind(moment.newest_created_at)
-    conditions = [*statement.holds("i"), f"{born} <= {newest}"]
+    conditions = statement.holds("i")
+    if query.sort[0][0] == "created_at":
+        # Only a list by age can start there; another would be led to the wrong index.
+        born = _sort_expression("created_at", source)
+        conditions.append(f"{born} <= {statement.bind(moment.newest_created_at)}")
     if not actor.is_admin:
         conditions.append(visible_today(statement.bind(actor.project)))
     return conditions

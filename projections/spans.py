@@ -31,6 +31,8 @@ FOREVER = 2**62
 OPEN_BLOCK = -1
 CACHED_IMAGES = 4096
 
+# In the index, so that rows which did not hold at the moment are passed over without a look.
+_AGE, _HELD = ("created_at", "id"), ("from_position", "to_position")
 _LEVEL_BITS, _STEP_BITS = 56, 4
 _OF_IMAGE = (
     "SELECT originator_version, topic, state, notification_id FROM stored_events "
@@ -64,9 +66,9 @@ IMAGE_SPANS = _spans_of(
     IMAGES,
     "image_versions_1",
     ("id", "from_position"),
-    ("block", "created_at", "id", "from_position"),
-    ("block", "owner", "created_at", "id"),
-    ("block", "coalesce(name, '')", "created_at", "id"),
+    ("block", *_AGE, *_HELD),
+    ("block", "owner", *_AGE, *_HELD),
+    ("block", "coalesce(name, '')", *_AGE, *_HELD),
     where="visibility",
 )
 MEMBER_SPANS = _spans_of(
