@@ -43,6 +43,7 @@ _OF_IMAGE = (
 def _spans_of(table: Table, name: str, *indexes: tuple[str, ...], where: str = "") -> Table:
     made = [Index(f"{name}_{n}", columns) for n, columns in enumerate(indexes)]
     if where:
+        # Last, because of indexes that look equally good SQLite takes the one made last.
         made += [
             Index(f"{name}_{kind}", ("block", "created_at", "id"), f"visibility = '{kind}'")
             for kind in ("public", "community")
