@@ -248,11 +248,13 @@ class Image(Aggregate):
 
     @property
     def owner(self) -> str | None:
-        return self.fields["owner"]
+        owner: str | None = self.fields["owner"]
+        return owner
 
     @property
     def visibility(self) -> str:
-        return self.fields["visibility"]
+        visibility: str = self.fields["visibility"]
+        return visibility
 
     @property
     def updated_at(self) -> str:

@@ -17,10 +17,17 @@ from calotype.stores.log.log import AlreadyExists
 class Operation(Protocol):
     """One step of a PATCH: `op` is add, replace or remove; `strict` forbids add over a value."""
 
-    op: str
-    path: tuple[str, ...]
-    value: object
-    strict: bool
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def path(self) -> tuple[str, ...]: ...
+
+    @property
+    def value(self) -> object: ...
+
+    @property
+    def strict(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)

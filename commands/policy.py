@@ -16,9 +16,14 @@ IMPLIED_ROLES = {"admin": "manager", "manager": "member", "member": "reader"}
 class Target(Protocol):
     """What a rule may know of an image; aggregates and query rows both fit."""
 
-    owner: str | None
-    visibility: str
-    status: str
+    @property
+    def owner(self) -> str | None: ...
+
+    @property
+    def visibility(self) -> str: ...
+
+    @property
+    def status(self) -> str: ...
 
     def has_member(self, project: str | None) -> bool: ...
 

@@ -115,7 +115,7 @@ async def _send_from(
     start, stop = span or (0, size)
     failure: CalotypeError | None = None
     for place in places:
-        driver = api.parts.stores.get(place["metadata"]["store"])  # type: ignore[index,call-overload]
+        driver = api.parts.stores.get(place["metadata"]["store"])  # type: ignore[index]
         if driver is None:
             continue
         try:

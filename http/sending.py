@@ -120,7 +120,12 @@ def _send_some(socket: int, file: int, offset: int, stop: int) -> int:
 
 async def _until_writable(loop: asyncio.AbstractEventLoop, socket: int) -> None:
     writable = loop.create_future()
-    loop.add_writer(socket, lambda: writable.done() or writable.set_result(None))
+
+    def wake() -> None:
+        if not writable.done():
+            writable.set_result(None)
+
+    loop.add_writer(socket, wake)
     try:
         async with asyncio.timeout(_STALL_SECONDS):
             await writable

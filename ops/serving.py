@@ -98,7 +98,7 @@ async def _serve(settings: Settings) -> int:
         chores.append(asyncio.create_task(_watch_parent(stopping)))
     runner = web.AppRunner(
         application(api),
-        access_log=log if settings.http.access_log else None,  # type: ignore[arg-type]
+        access_log=log if settings.http.access_log else None,
         read_bufsize=READ_BUFFER_BYTES,
         shutdown_timeout=1.0,
         handle_signals=False,

@@ -196,7 +196,7 @@ class EventLog:
         async with lock:
             for attempt in range(TRIES):
                 # Taken out of the cache, so that a failure half-way leaves no half-changed copy.
-                aggregate = self._cache.pop(aggregate_id, None)
+                aggregate: Any = self._cache.pop(aggregate_id, None)
                 cached = aggregate is not None
                 if not cached:
                     aggregate = await self.load(aggregate_id)
