@@ -19,6 +19,9 @@ from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 
+REST_SECONDS = 0.03
+"""How long the audiences of events rest after a page: commands share the disk with them."""
+
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
@@ -63,7 +66,14 @@ def audience_follower(parts: Parts, waking: Waking) -> Follower:
     """Keeps the table that the feeds of projects are read from; woken by every commit."""
     recorder = parts.log.recorder
     fold = audience.EventAudience(recorder)
-    return Follower(recorder, audience.FOLLOWER, fold, holder=parts.process_id, wait=waking.grown)
+    return Follower(
+        recorder,
+        audience.FOLLOWER,
+        fold,
+        holder=parts.process_id,
+        wait=waking.grown,
+        rest_seconds=REST_SECONDS,
+    )
 
 
 def api_of(settings: Settings, parts: Parts) -> Api:

@@ -66,11 +66,7 @@ _BY_KIND: dict[Any, Any] = {"string": "text", "integer": 1, "number": 1.0, "bool
 def fields_of(kind: type[Image.Event]) -> dict[str, Any]:
     """The fields of an event's state with their types."""
     hints = get_type_hints(kind)
-    return {
-        name: hints[name]
-        for name in kind.__dataclass_fields__  # type: ignore[attr-defined]
-        if name not in _INTERNAL
-    }
+    return {name: hints[name] for name in kind.__dataclass_fields__ if name not in _INTERNAL}
 
 
 def version_of(kind: type[Image.Event]) -> int:
@@ -119,7 +115,7 @@ def schema_of(topic: str) -> dict[str, Any]:
     }
     if version_of(kind) > 1:
         properties["class_version"] = {"const": version_of(kind)}
-    views = [[name for name in fields if name in shown] for shown in SHOWN.values()]
+    of_views = [[name for name in fields if name in shown] for shown in SHOWN.values()]
     return {
         "$schema": DIALECT,
         "$id": f"{SCHEMAS}/{topic}?version={version_of(kind)}",
@@ -129,7 +125,7 @@ def schema_of(topic: str) -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
-        "anyOf": [{"required": ["version", *names]} for names in [list(fields), *views]],
+        "anyOf": [{"required": ["version", *names]} for names in [list(fields), *of_views]],
         "examples": [sample_event(topic)["data"]],
     }
 
@@ -236,7 +232,7 @@ def _sample(name: str, hint: Any) -> Any:
     schema = json_schema(hint)
     if "anyOf" in schema:
         schema = schema["anyOf"][0]
-    empty = {"array": [], "object": {}}
+    empty: dict[str, Any] = {"array": [], "object": {}}
     kind = schema.get("type", "null")
     return empty[kind] if kind in empty else _BY_KIND.get(kind)
 
