@@ -24,7 +24,7 @@ from calotype.projections.spans import (
     MEMBER_SPANS,
     blocks_at,
 )
-from calotype.projections.waking import Waking
+from calotype.projections.waking import LOG_ENDS, Waking
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 WINDOW_EVENTS = 5000
@@ -34,10 +34,6 @@ CHUNK_EVENTS = 100
 PAGE_BYTES = 4 << 20
 """A page that has become this long ends early."""
 
-_ENDS = (
-    "SELECT (SELECT max(notification_id) FROM stored_events), "
-    "(SELECT notification_id FROM tracking WHERE application_name = :name)"
-)
 _COLUMNS = "s.notification_id, s.originator_id, s.originator_version, s.topic, s.state"
 _OF_ALL = f"SELECT {_COLUMNS}, '{FULL}' FROM stored_events s WHERE s.notification_id > :after"
 # CROSS JOIN makes SQLite walk the tables in this order; PostgreSQL decides for itself.
@@ -180,7 +176,7 @@ class Feed:
 
     async def _ends(self, follower: str = FOLLOWER) -> tuple[int, int]:
         """The last position of the log, and of the tables that the follower keeps."""
-        rows = await self._recorder.fetch(_ENDS, {"name": follower})
+        rows = await self._recorder.fetch(LOG_ENDS, {"name": follower})
         return rows[0][0] or 0, rows[0][1] or 0
 
     async def _read(self, question: Question) -> Page:

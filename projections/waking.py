@@ -21,10 +21,11 @@ from calotype.stores.log.subscription import LONGEST_WAIT_SECONDS, RECONNECT_SEC
 MANY_EVENTS = 2000
 """More events than this at once wake everybody instead of being looked through."""
 
-_ENDS = (
+LOG_ENDS = (
     "SELECT (SELECT max(notification_id) FROM stored_events), "
     "(SELECT notification_id FROM tracking WHERE application_name = :name)"
 )
+"""The last position of the log, and how far the follower `:name` is."""
 _CONCERNED = (
     f"SELECT DISTINCT project FROM {EVENT_AUDIENCE.name} WHERE event > :after AND event <= :until"
 )
@@ -131,7 +132,7 @@ class Waking:
             watch.close()
 
     def _look(self) -> tuple[int, int]:
-        row: tuple[Any, ...] = self._recorder.fetch_now(_ENDS, {"name": FOLLOWER})[0]
+        row: tuple[Any, ...] = self._recorder.fetch_now(LOG_ENDS, {"name": FOLLOWER})[0]
         return row[0] or 0, row[1] or 0
 
     def _concerned(self, known: tuple[int, int] | None, ends: tuple[int, int]) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -423,3 +424,36 @@ async def test_streams_end_when_the_service_is_told_to_stop(told: Any) -> None:
             break
         await asyncio.sleep(0.02)
     assert told.api.running == 0
+
+
+async def test_a_consumer_that_takes_nothing_is_let_go_and_costs_little(
+    told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calotype.http.event_stream.LONGEST_WRITE_SECONDS", 0.5)
+    owner = told.caller("p1")
+    long = {f"property{n}": "x" * 255 for n in range(120)}
+    for _ in range(300):
+        await owner.create(**long)
+    await settled(told)
+    pages = 0
+    read = told.api.feed.page
+
+    async def counted(question: Any) -> Any:
+        nonlocal pages
+        pages += 1
+        return await read(question)
+
+    monkeypatch.setattr(told.api.feed, "page", counted)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(deaf, (told.client.host, told.client.port))
+        lines = [f"GET {EVENTS} HTTP/1.1", "Host: x", "Accept: text/event-stream"]
+        lines += [f"{name}: {value}" for name, value in owner.headers.items()]
+        await loop.sock_sendall(deaf, ("\r\n".join(lines) + "\r\n\r\n").encode())
+        async with asyncio.timeout(10):
+            while pages == 0 or told.api.running:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    # Of some ten megabytes it was read only what the kernel took for it, and a page.
+    assert pages < 6
