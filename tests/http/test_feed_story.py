@@ -1,8 +1,6 @@
-"""The feed as programs see it: batches, long polls, streams, snapshots, and who is told what."""
+"""The feed as programs see it: batches, long polls, snapshots, and who is told what."""
 
 import asyncio
-import json
-import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -72,47 +70,6 @@ async def all_events(caller: Any, path: str = f"{EVENTS}?limit=3") -> list[dict[
 
 def types(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"].removeprefix("image.") for event in events]
-
-
-class Stream:
-    """An open stream of events, read frame by frame as the HTML standard says."""
-
-    def __init__(self, response: Any) -> None:
-        self.response = response
-        self.last_id = ""
-        self._buffer = b""
-
-    async def frame(self, seconds: float = 10.0) -> dict[str, str]:
-        """The next frame with data; its fields by name."""
-        async with asyncio.timeout(seconds):
-            while True:
-                while b"\n\n" not in self._buffer:
-                    chunk = await self.response.content.readany()
-                    assert chunk, "the stream ended"
-                    self._buffer += chunk
-                text, _, self._buffer = self._buffer.partition(b"\n\n")
-                fields = {}
-                for line in text.decode().split("\n"):
-                    name, colon, value = line.partition(":")
-                    assert colon, line
-                    fields[name] = value.removeprefix(" ")
-                self.last_id = fields.get("id", self.last_id)
-                if "data" in fields:
-                    return fields
-
-    async def event(self) -> dict[str, Any]:
-        frame = await self.frame()
-        event: dict[str, Any] = json.loads(frame["data"])
-        return event
-
-
-@asynccontextmanager
-async def streamed(caller: Any, query: str = "", **headers: str) -> AsyncIterator[Stream]:
-    sent = {**caller.headers, **STREAM, **{k.replace("_", "-"): v for k, v in headers.items()}}
-    async with caller.client.get(EVENTS + query, headers=sent) as response:
-        assert response.status == 200, await response.text()
-        assert response.headers["Content-Type"] == "text/event-stream"
-        yield Stream(response)
 
 
 async def test_every_event_comes_once_in_order_as_a_cloudevent(open_feed: Any) -> None:
@@ -311,41 +268,6 @@ async def test_positions_of_the_future_and_of_other_logs_are_refused(open_feed: 
     assert (foreign.status, foreign.json["field"]) == (400, "Last-Event-ID")
 
 
-async def test_a_stream_frames_each_event_and_goes_on_where_it_was_left(told: Any) -> None:
-    owner = told.caller("p1")
-    first = await owner.create(name="line\nbreak")
-    async with streamed(owner) as stream:
-        event = await stream.event()
-        assert event["subject"] == first["id"]
-        assert event["data"]["fields"]["name"] == "line\nbreak"
-        assert stream.last_id == event["id"]
-        second = await owner.create()
-        assert (await stream.event())["subject"] == second["id"]
-        left_at = stream.last_id
-    third = await owner.create()
-    async with streamed(owner, Last_Event_ID=left_at) as stream:
-        assert (await stream.event())["subject"] == third["id"]
-    async with streamed(owner, f"?after={left_at}&types=image.created") as stream:
-        assert (await stream.event())["subject"] == third["id"]
-
-
-async def test_an_idle_stream_says_that_it_lives_and_moves_its_last_event_id(
-    told: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("calotype.http.event_stream.KEEP_ALIVE_SECONDS", 0.2)
-    owner = told.caller("p1")
-    async with streamed(owner) as stream:
-        await told.caller("p2").create()
-        await settled(told)
-        text = b""
-        async with asyncio.timeout(10):
-            while b": still here\n\n" not in text or b"id: p" not in text:
-                text += await stream.response.content.readany()
-    assert b"data:" not in text
-    position = text.partition(b"id: ")[2].partition(b"\n")[0].decode()
-    assert (await owner("GET", f"{EVENTS}?after={position}")).json == []
-
-
 async def test_a_snapshot_is_the_images_at_a_position_and_then_everything_after_it(
     told: Any,
 ) -> None:
@@ -389,71 +311,3 @@ async def _snapshot_of(told: Any, caller: Any, expected: set[str] | None) -> lis
     after = await caller("GET", f"{next_of(answer)}&wait=10")
     assert [event["subject"] for event in after.json] == [late["id"]]
     return ids
-
-
-async def test_a_stream_can_begin_with_a_snapshot(told: Any) -> None:
-    owner = told.caller("p1")
-    ids = {(await owner.create())["id"] for _ in range(3)}
-    await settled(told)
-    head = told.parts.log.recorder.max_notification_id()
-    while (await told.api.feed.snapshot("p1", None, uuid.UUID(int=0), 1)).position < head:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-    async with streamed(owner, "?snapshot=true") as stream:
-        frames = [await stream.frame() for _ in range(4)]
-        assert {json.loads(frame["data"])["subject"] for frame in frames[:3]} == ids
-        assert all("id" not in frame for frame in frames[:3])
-        assert frames[3]["event"] == "snapshot-end"
-        assert stream.last_id == json.loads(frames[3]["data"])["position"]
-        late = await owner.create()
-        assert (await stream.event())["subject"] == late["id"]
-    async with streamed(owner, "?snapshot=true", Last_Event_ID=frames[3]["id"]) as stream:
-        assert (await stream.event())["subject"] == late["id"]
-
-
-async def test_streams_end_when_the_service_is_told_to_stop(told: Any) -> None:
-    owner = told.caller("p1")
-    async with streamed(owner) as stream:
-        await owner.create()
-        await stream.event()
-        told.api.feed.waking.end()
-        async with asyncio.timeout(5):
-            while await stream.response.content.readany():
-                pass
-    for _ in range(100):
-        if told.api.running == 0:
-            break
-        await asyncio.sleep(0.02)
-    assert told.api.running == 0
-
-
-async def test_a_consumer_that_takes_nothing_is_let_go_and_costs_little(
-    told: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("calotype.http.event_stream.LONGEST_WRITE_SECONDS", 0.5)
-    owner = told.caller("p1")
-    long = {f"property{n}": "x" * 255 for n in range(120)}
-    for _ in range(300):
-        await owner.create(**long)
-    await settled(told)
-    pages = 0
-    read = told.api.feed.page
-
-    async def counted(question: Any) -> Any:
-        nonlocal pages
-        pages += 1
-        return await read(question)
-
-    monkeypatch.setattr(told.api.feed, "page", counted)
-    with socket.socket() as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(deaf, (told.client.host, told.client.port))
-        lines = [f"GET {EVENTS} HTTP/1.1", "Host: x", "Accept: text/event-stream"]
-        lines += [f"{name}: {value}" for name, value in owner.headers.items()]
-        await loop.sock_sendall(deaf, ("\r\n".join(lines) + "\r\n\r\n").encode())
-        async with asyncio.timeout(10):
-            while pages == 0 or told.api.running:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-    # Of some ten megabytes it was read only what the kernel took for it, and a page.
-    assert pages < 6
