@@ -88,9 +88,12 @@ async def _serve(settings: Settings) -> int:
     chores = [
         asyncio.create_task(sweeper.keep_lease(parts)),
         asyncio.create_task(sweeper.sweep_for_ever(parts, api.queries)),
-        asyncio.create_task(wiring.versions_follower(parts).run()),
-        asyncio.create_task(wiring.audience_follower(parts, api.feed.waking).run()),
     ]
+    if settings.followers.versions:
+        chores.append(asyncio.create_task(wiring.versions_follower(parts).run()))
+    if settings.followers.audience:
+        following = wiring.audience_follower(parts, api.feed.waking).run()
+        chores.append(asyncio.create_task(following))
     if settings.audit.seal:
         sealing = seal_for_ever(recorder, signer, parts.process_id)
         chores.append(asyncio.create_task(sealing))

@@ -127,6 +127,15 @@ class Audit(_Table):
     """The key itself instead of a file; better given in the environment."""
 
 
+class Followers(_Table):
+    """`[followers]`: what is made of the log in the background. It costs a share of the CPU."""
+
+    versions: bool = True
+    """Keep the versions of every image, for lists and images as of a moment."""
+    audience: bool = True
+    """Keep who may be told of every event, for the feed."""
+
+
 class Http(_Table):
     """`[http]`: the listener and what it shows."""
 
@@ -179,6 +188,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     formats: Formats = Formats()
     audit: Audit = Audit()
+    followers: Followers = Followers()
     http: Http = Http()
 
     @classmethod
