@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from calotype.commands.errors import (
@@ -104,12 +105,7 @@ async def upload_data(
             Image.store_data,
             cause,
             upload_id=upload_id,
-            url=written.url,
-            size=written.size_bytes,
-            virtual_size=written.virtual_size,
-            checksum=written.digests["md5"],
-            os_hash_algo=parts.hash_algorithm,
-            os_hash_value=written.digests[parts.hash_algorithm],
+            **_outcome(written, parts.hash_algorithm),
         )
         return image
     except BaseException as error:
@@ -175,6 +171,17 @@ def _claim(parts: Parts, image: Image) -> Claim | None:
     if image.fields["container_format"] != "bare":
         return None
     return Claim(image.fields["disk_format"], parts.format_must_match, parts.tolerated_checks)
+
+
+def _outcome(written: pipe.Written, hash_algorithm: str) -> dict[str, Any]:
+    return {
+        "url": written.url,
+        "size": written.size_bytes,
+        "virtual_size": written.virtual_size,
+        "checksum": written.digests["md5"],
+        "os_hash_algo": hash_algorithm,
+        "os_hash_value": written.digests[hash_algorithm],
+    }
 
 
 def _expect_image(image: Image | None) -> None:
