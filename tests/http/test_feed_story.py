@@ -167,11 +167,11 @@ async def test_a_long_poll_answers_when_something_happens_and_not_before(told: A
 async def test_a_project_is_told_of_its_own_images_and_of_those_shared_with_it(
     told: Any,
 ) -> None:
-    owner, member, other = told.caller("p1", user="ann"), told.caller("p2"), told.caller("p3")
+    owner, member, other = told.caller("p1", user="the-owner"), told.caller("p2"), told.caller("p3")
     shared = await owner.create_active(visibility="shared", name="s")
     hidden = await owner.create_active(visibility="private", name="secret")
     path = f"/v2/images/{shared['id']}/members"
-    for project in ("p2", "p4"):
+    for project in ("p2", "project-four"):
         assert (await owner("POST", path, json={"member": project})).status == 200
     assert (await owner("PUT", f"/v2/images/{shared['id']}/tags/t")).status == 204
     await told.caller("p9").create(visibility="private")
@@ -183,10 +183,10 @@ async def test_a_project_is_told_of_its_own_images_and_of_those_shared_with_it(
     assert events[0]["data"]["member"] == "p2"
     assert await all_events(other) == []
     text = str(events)
-    for secret in ("ann", "secret", "file://", told.parts.process_id, "p4"):
+    for secret in ("the-owner", "secret", "file://", told.parts.process_id, "project-four"):
         assert secret not in text
     own = await all_events(owner)
-    assert own[0]["data"]["actor"]["user"] == "ann"
+    assert own[0]["data"]["actor"]["user"] == "the-owner"
     assert "file://" not in str(own)
     assert told.parts.process_id not in str(own)
     for operator in (told.caller("x", "admin"), told.caller("x", "auditor")):
