@@ -35,6 +35,12 @@ class Actor:
     user: str | None
     project: str | None
     roles: frozenset[str]
+    user_domain: str | None = None
+    project_domain: str | None = None
+    service_roles: frozenset[str] = frozenset()
+    """Roles of the service that asks on the user's behalf."""
+    expires_at: float | None = None
+    """When what the caller identified with ends, in seconds since 1970; None: never."""
     is_admin: bool = field(init=False)
 
     def __post_init__(self) -> None:

@@ -27,8 +27,16 @@ _LONGEST_REQUEST_ID = 64
 log = structlog.get_logger("calotype.http")
 
 
+Identify = Callable[[web.Request], Actor | Awaitable[Actor]] | Actor
+"""Tells who asks: at once where that is possible, else by waiting; or is always the same."""
+
+
 class Unauthenticated(CalotypeError):
-    """Nobody we know asks (401)."""
+    """Nobody we know asks (401); `headers` tell the client how to identify itself."""
+
+    def __init__(self, explanation: str = "", headers: dict[str, str] | None = None) -> None:
+        super().__init__(explanation)
+        self.headers = headers
 
 
 @dataclass(slots=True)
@@ -39,7 +47,7 @@ class Api:
     queries: Queries
     moments: Moments
     feed: Feed
-    identify: Callable[[web.Request], Actor] | Actor
+    identify: Identify
     """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
     default_limit: int = 25
     max_limit: int = 1000
@@ -55,6 +63,8 @@ class Api:
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 API: web.AppKey[Api] = web.AppKey("api", Api)
+_ACTOR: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
+_NEED_ACTOR = ("/v2/", OWN_CALLS)
 ELSEWHERE: web.AppKey[Handler] = web.AppKey("elsewhere", Callable)  # type: ignore[arg-type]
 """Handles the paths that no route takes."""
 
@@ -77,6 +87,8 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
         unrouted = request.match_info.http_exception
         if unrouted is not None and unrouted.status == 404:
             handler = request.app[ELSEWHERE]
+        if request.path.startswith(_NEED_ACTOR) and request.method != "OPTIONS":
+            await identify(request)
         response = await handler(request)
     except CalotypeError as error:
         status = 401 if isinstance(error, Unauthenticated) else status_of(error)
@@ -141,10 +153,22 @@ def _explanation(error: web.HTTPException) -> str:
     return ""
 
 
+async def identify(request: web.Request) -> None:
+    """Finds out who asks, for `actor_of`. Raises Unauthenticated.
+
+    Every call below /v2/ and /log/ is preceded by this; versions and health need nobody, and
+    browsers ask for the OPTIONS without credentials.
+    """
+    tell = request.app[API].identify
+    if not isinstance(tell, Actor) and _ACTOR not in request:
+        found = tell(request)
+        request[_ACTOR] = found if isinstance(found, Actor) else await found
+
+
 def actor_of(request: web.Request) -> Actor:
-    """Who asks. Raises Unauthenticated."""
-    identify = request.app[API].identify
-    return identify if isinstance(identify, Actor) else identify(request)
+    """Who asks, as `identify` has found out before."""
+    tell = request.app[API].identify
+    return tell if isinstance(tell, Actor) else request[_ACTOR]
 
 
 def cause_of_request(request: web.Request, actor: Actor) -> Cause:

@@ -7,7 +7,13 @@ import re
 from aiohttp import web
 
 from calotype.commands.errors import NotFound
-from calotype.http.conversation import API, REQUEST_ID, actor_of, json_answer, refuse_body
+from calotype.http.conversation import (
+    API,
+    REQUEST_ID,
+    identify,
+    json_answer,
+    refuse_body,
+)
 from calotype.http.errors import error_answer
 from calotype.http.schemas import schema_document
 from calotype.http.versions import accepted_prefix, versions_document
@@ -32,7 +38,7 @@ async def versions(request: web.Request) -> web.Response:
 
 async def redirect_to_v2(request: web.Request) -> web.Response:
     """/v2 -> /v2/ (302)."""
-    actor_of(request)
+    await identify(request)
     return web.Response(status=302, headers={"Location": f"{request.scheme}://{request.host}/v2/"})
 
 
@@ -42,7 +48,7 @@ async def elsewhere(request: web.Request) -> web.StreamResponse:
         return web.Response(status=200)
     segment, _, rest = request.path.lstrip("/").partition("/")
     if segment == "v2":
-        actor_of(request)
+        await identify(request)
         if request.method not in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
             raise web.HTTPNotImplemented
         raise NotFound("The resource could not be found.")
@@ -61,13 +67,13 @@ async def _again(request: web.Request, path: str) -> web.StreamResponse:
     match = await request.app.router.resolve(clone)
     match.add_app(request.app)
     clone._match_info = match
+    await identify(clone)
     return await match.handler(clone)
 
 
 async def schema(request: web.Request) -> web.Response:
     """GET /v2/schemas/{name}."""
     refuse_body(request)
-    actor_of(request)
     document = schema_document(request.match_info["name"])
     if document is None:
         raise NotFound("There is no schema of that name.")
@@ -77,14 +83,12 @@ async def schema(request: web.Request) -> web.Response:
 async def import_methods(request: web.Request) -> web.Response:
     """GET /v2/info/import."""
     refuse_body(request)
-    actor_of(request)
     return json_answer(_IMPORT_METHODS)
 
 
 async def stores(request: web.Request) -> web.Response:
     """GET /v2/info/stores: 404 as long as there is one store only."""
     refuse_body(request)
-    actor_of(request)
     raise NotFound("Multi backend is not supported at this site.")
 
 

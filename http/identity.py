@@ -1,13 +1,9 @@
 """Who asks: the ways of telling that an installation can choose from."""
 
-from collections.abc import Callable
-
 from aiohttp import web
 
 from calotype.commands.policy import Actor, with_implied
 from calotype.http.conversation import Unauthenticated
-
-Identify = Callable[[web.Request], Actor] | Actor
 
 
 def everybody_is(user: str, project: str) -> Actor:

@@ -1,8 +1,8 @@
 """The composition root: the only place that knows every part."""
 
 from calotype.commands.parts import Limits, Parts
-from calotype.http.conversation import Api
-from calotype.http.identity import Identify, by_trusted_headers, everybody_is
+from calotype.http.conversation import Api, Identify
+from calotype.http.identity import by_trusted_headers, everybody_is
 from calotype.ops.settings import Settings
 from calotype.projections import audience
 from calotype.projections.feed import Feed
