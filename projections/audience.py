@@ -19,9 +19,9 @@ from calotype.commands.image import EVENT_TYPES, Image
 from calotype.projections.spans import stored_of
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
-from calotype.stores.log.tables import Column, Index, Replace, Table
+from calotype.stores.log.tables import Change, Column, Index, Put, Table
 
-FOLLOWER = "event_audience_1"
+FOLLOWER = "event_audience_2"
 """The name of the checkpoint of the follower that keeps this table."""
 
 FULL, OWN, SHARED, WITHDRAWN = "full", "own", "shared", "withdrawn"
@@ -30,19 +30,18 @@ FULL, OWN, SHARED, WITHDRAWN = "full", "own", "shared", "withdrawn"
 CACHED_IMAGES = 4096
 
 EVENT_AUDIENCE = Table(
-    name="event_audience_1",
+    name="event_audience_2",
     columns=(
-        Column("event", "uuid"),
-        Column("project", "text"),
         Column("position", "integer"),
+        Column("project", "text"),
         Column("topic", "text"),
         Column("view", "text"),
     ),
-    key=("event", "project"),
-    owner="event",
-    indexes=(Index("event_audience_1_by_project", ("project", "position", "topic", "view")),),
+    key=("position", "project"),
+    owner="position",
+    indexes=(Index("event_audience_2_by_project", ("project", "position", "topic", "view")),),
 )
-"""One row per event and project that may know of it. `event` is made of the position."""
+"""One row per event and project that may know of it."""
 
 _OF_IMAGE = (
     "SELECT originator_version, topic, state FROM stored_events "
@@ -74,21 +73,17 @@ class EventAudience:
         """Drops the images that it remembers."""
         self._images.clear()
 
-    def fold(self, page: Sequence[Notification]) -> list[Replace]:
+    def fold(self, page: Sequence[Notification]) -> list[Change]:
         """The rows of these events, the next in the log."""
-        changes = []
-        for notification in page:
-            if notification.topic not in EVENT_TYPES:
-                continue  # Not of an image: for operators only.
-            event = UUID(int=notification.id)
-            rows = [
-                (event, project, notification.id, notification.topic, view)
-                for project, view in self._told_of(notification).items()
-            ]
-            changes.append(Replace(EVENT_AUDIENCE, event, rows))
+        rows = [
+            (notification.id, project, notification.topic, view)
+            for notification in page
+            if notification.topic in EVENT_TYPES  # Others are for operators only.
+            for project, view in self._told_of(notification).items()
+        ]
         while len(self._images) > self._cached_images:
             self._images.popitem(last=False)
-        return changes
+        return [Put(EVENT_AUDIENCE, rows)]
 
     def _told_of(self, notification: Notification) -> dict[str, str]:
         image_id = notification.originator_id

@@ -17,7 +17,7 @@ from eventsourcing.persistence import IntegrityError, Notification, Tracking
 
 from calotype.stores.log.log import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
-from calotype.stores.log.tables import Replace
+from calotype.stores.log.tables import Change
 
 PAGE = 128
 """Events a page: what is written at once holds up ordinary commands, so it stays small."""
@@ -34,7 +34,7 @@ log = structlog.get_logger("calotype.following")
 class Fold(Protocol):
     """What makes rows of events. It runs in a thread, one page at a time."""
 
-    def fold(self, page: Sequence[Notification]) -> Sequence[Replace]:
+    def fold(self, page: Sequence[Notification]) -> Sequence[Change]:
         """The rows that change by these events, the next ones in the log.
 
         The same log always gives the same rows. What it raises stops the follower at this page,
@@ -172,7 +172,7 @@ class Follower:
             self._start_over()  # The fold may remember a page that was never written.
             raise
 
-    def _fold_page(self) -> tuple[Sequence[Notification], Sequence[Replace]]:
+    def _fold_page(self) -> tuple[Sequence[Notification], Sequence[Change]]:
         if self._known is None:
             self._known = self._recorder.max_tracking_id(self._name) or 0
         page = self._read(self._known, self._page_events)

@@ -7,10 +7,8 @@ now cannot mean different things.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
@@ -22,9 +20,9 @@ from calotype.projections.images import rows_of
 from calotype.projections.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
-from calotype.stores.log.tables import Column, Index, Replace, Table
+from calotype.stores.log.tables import Change, Column, Index, Put, Table, key_getter
 
-FOLLOWER = "image_versions_1"
+FOLLOWER = "image_versions_2"
 """The name of the checkpoint of the follower that keeps these tables."""
 FOREVER = 2**62
 """The end of a span that still holds."""
@@ -33,7 +31,7 @@ CACHED_IMAGES = 4096
 
 # In the index, so that rows which did not hold at the moment are passed over without a look.
 _AGE, _HELD = ("created_at", "id"), ("from_position", "to_position")
-_LEVEL_BITS, _STEP_BITS = 56, 4
+_LEVEL_BITS, _STEP_BITS, _NUMBER_BITS = 56, 4, 16
 _OF_IMAGE = (
     "SELECT originator_version, topic, state, notification_id FROM stored_events "
     "WHERE originator_id = :id AND notification_id < :before ORDER BY originator_version"
@@ -51,7 +49,7 @@ def _spans_of(table: Table, name: str, *indexes: tuple[str, ...], where: str = "
     return Table(
         name=name,
         columns=(
-            Column("span", "uuid"),
+            Column("span", "integer"),
             *table.columns,
             Column("from_position", "integer"),
             Column("to_position", "integer"),
@@ -60,12 +58,13 @@ def _spans_of(table: Table, name: str, *indexes: tuple[str, ...], where: str = "
         key=("span",),
         owner="span",
         indexes=tuple(made),
+        grows=("to_position", "block"),
     )
 
 
 IMAGE_SPANS = _spans_of(
     IMAGES,
-    "image_versions_1",
+    "image_versions_2",
     ("id", "from_position"),
     ("block", *_AGE, *_HELD),
     ("block", "owner", *_AGE, *_HELD),
@@ -73,31 +72,27 @@ IMAGE_SPANS = _spans_of(
     where="visibility",
 )
 MEMBER_SPANS = _spans_of(
-    MEMBERS, "image_member_versions_1", ("member", "status", "image_id"), ("image_id", "member")
+    MEMBERS, "image_member_versions_2", ("member", "status", "image_id"), ("image_id", "member")
 )
 TAG_SPANS = _spans_of(
-    TAGS, "image_tag_versions_1", ("tag", "block", "created_at", "image_id"), ("image_id", "tag")
+    TAGS, "image_tag_versions_2", ("tag", "block", "created_at", "image_id"), ("image_id", "tag")
 )
 PROPERTY_SPANS = _spans_of(
     PROPERTIES,
-    "image_property_versions_1",
+    "image_property_versions_2",
     ("name", "value_start", "block", "created_at", "image_id"),
     ("image_id", "name"),
 )
 MOMENTS = Table(
-    name="log_moments_1",
+    name="log_moments_2",
     columns=(
-        Column("id", "uuid"),
         Column("position", "integer"),
         Column("clock", "text"),
         Column("newest_created_at", "text"),
     ),
-    key=("id",),
-    owner="id",
-    indexes=(
-        Index("log_moments_1_by_position", ("position",)),
-        Index("log_moments_1_by_clock", ("clock", "position")),
-    ),
+    key=("position",),
+    owner="position",
+    indexes=(Index("log_moments_2_by_clock", ("clock", "position")),),
 )
 """One row per event: the latest time of any event, and the latest birth of any image, up to it.
 
@@ -105,7 +100,15 @@ Clocks of machines differ, positions do not: `clock` never runs backwards along 
 image that existed at a position has a later `created_at` than `newest_created_at`."""
 
 SPAN_TABLES = (IMAGE_SPANS, MEMBER_SPANS, TAG_SPANS, PROPERTY_SPANS, MOMENTS)
-_SPANS = {IMAGES: IMAGE_SPANS, MEMBERS: MEMBER_SPANS, TAGS: TAG_SPANS, PROPERTIES: PROPERTY_SPANS}
+_SPANS = {
+    live: (spans, key_getter(live))
+    for live, spans in (
+        (IMAGES, IMAGE_SPANS),
+        (MEMBERS, MEMBER_SPANS),
+        (TAGS, TAG_SPANS),
+        (PROPERTIES, PROPERTY_SPANS),
+    )
+}
 _LAST_MOMENT = (
     f"SELECT clock, newest_created_at FROM {MOMENTS.name} "
     "WHERE position < :before ORDER BY position DESC LIMIT 1"
@@ -138,7 +141,7 @@ def blocks_at(position: int, last_position: int) -> list[int]:
 
 def clock_text(moment: datetime) -> str:
     """A moment in UTC with microseconds, so that text sorts as time."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").zfill(27)
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def stored_of(notification: Notification) -> StoredEvent:
@@ -151,44 +154,75 @@ def stored_of(notification: Notification) -> StoredEvent:
     )
 
 
-@dataclass(slots=True)
-class _Life:
-    """One image while it is folded: its state, and which rows hold since when."""
+class Span:
+    """One row of a live table, from the position that made it to the one that ended it."""
 
-    image: Any = None
-    open: dict[Table, dict[tuple[Any, ...], tuple[int, tuple[Any, ...]]]] = field(
-        default_factory=dict
-    )
+    __slots__ = ("end", "noted", "number", "row", "start")
 
-    def apply(self, event: Any, position: int) -> Iterator[Replace]:
-        """Applies the event at `position`; gives the spans that it ends and begins."""
+    def __init__(self, row: tuple[Any, ...], start: int, number: int) -> None:
+        self.row = row
+        self.start = start
+        self.end = FOREVER
+        self.number = number
+        """Which of the spans that this event began; part of the key."""
+        self.noted = False
+
+    def columns(self) -> tuple[Any, ...]:
+        """The row of the table of spans."""
+        key = self.start << _NUMBER_BITS | self.number
+        return (key, *self.row, self.start, self.end, block_of(self.start, self.end))
+
+
+Noted = dict[Table, list[Span]]
+"""Spans that began or ended, by the table that they belong into; each once."""
+
+
+class ImageLife:
+    """One image while its events are folded: its state, and which rows hold since when."""
+
+    __slots__ = ("_open", "image")
+
+    def __init__(self) -> None:
+        self.image: Any = None
+        self._open: dict[Table, dict[Any, Span]] = {}
+
+    def apply(self, event: Any, position: int, noted: Noted) -> None:
+        """Applies the image's next event; adds the spans that it begins and ends to `noted`."""
         self.image = event.mutate(self.image)
+        number = 0
         for change in rows_of(self.image, [event]):
-            if change.table in _SPANS:
-                yield from self._turn(change, position)
-
-    def _turn(self, change: Replace, position: int) -> Iterator[Replace]:
-        names = [column.name for column in change.table.columns]
-        at = [names.index(name) for name in change.table.key]
-        after = {tuple(row[n] for n in at): row for row in change.rows}
-        held = self.open.setdefault(change.table, {})
-        for key, (start, row) in list(held.items()):
-            if after.get(key) != row:
+            if change.table not in _SPANS:
+                continue
+            table, key_of = _SPANS[change.table]
+            spans = noted.setdefault(table, [])
+            held = self._open.setdefault(table, {})
+            rows = {key_of(row): row for row in change.rows}
+            for key, span in list(held.items()):
+                if rows.get(key) == span.row:
+                    del rows[key]
+                    continue
+                span.end = position
                 del held[key]
-                yield _span(change.table, key, row, start, position)
-        for key, row in after.items():
-            if key not in held:
-                held[key] = (position, row)
-                yield _span(change.table, key, row, position, FOREVER)
+                if not span.noted:
+                    span.noted = True
+                    spans.append(span)
+            for key, row in rows.items():
+                span = held[key] = Span(row, position, number)
+                span.noted = True
+                spans.append(span)
+                number += 1
 
 
-def _span(
-    table: Table, key: tuple[Any, ...], row: tuple[Any, ...], start: int, end: int
-) -> Replace:
-    digest = blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
-    # The position leads, so that new spans go to the end of the index.
-    span = UUID(int=start << 64 | int.from_bytes(digest, "big"))
-    return Replace(_SPANS[table], span, [(span, *row, start, end, block_of(start, end))])
+def written(noted: Noted) -> list[Change]:
+    """The rows of the noted spans, which may be noted again from now on."""
+    changes: list[Change] = []
+    for table, spans in noted.items():
+        if spans:
+            changes.append(Put(table, [span.columns() for span in spans]))
+        for span in spans:
+            span.noted = False
+    noted.clear()
+    return changes
 
 
 class ImageSpans:
@@ -198,7 +232,7 @@ class ImageSpans:
         self._recorder = recorder
         self._cached_images = cached_images
         self._mapper = event_mapper()
-        self._lives: OrderedDict[UUID, _Life] = OrderedDict()
+        self._lives: OrderedDict[UUID, ImageLife] = OrderedDict()
         self._moment: tuple[str, str] | None = None
 
     def forget(self) -> None:
@@ -206,22 +240,20 @@ class ImageSpans:
         self._lives.clear()
         self._moment = None
 
-    def fold(self, page: Sequence[Notification]) -> list[Replace]:
+    def fold(self, page: Sequence[Notification]) -> list[Change]:
         """The spans and moments that these events, the next in the log, make or end."""
-        changes: dict[tuple[Table, UUID], Replace] = {}
-        for notification in page:
-            for change in self._changes_of(notification):
-                changes[change.table, change.owner] = change
+        noted: Noted = {}
+        moments = [self._fold_one(notification, noted) for notification in page]
         while len(self._lives) > self._cached_images:
             self._lives.popitem(last=False)
-        return list(changes.values())
+        return [*written(noted), Put(MOMENTS, moments)]
 
-    def _changes_of(self, notification: Notification) -> Iterator[Replace]:
+    def _fold_one(self, notification: Notification, noted: Noted) -> tuple[int, str, str]:
         created_at = ""
         if notification.topic in EVENT_TYPES:
             life = self._life(notification)
             event: Any = self._mapper.to_domain_event(stored_of(notification))
-            yield from life.apply(event, notification.id)
+            life.apply(event, notification.id, noted)
             moment = event.timestamp
             if isinstance(event, Image.Created):
                 created_at = life.image.created_at
@@ -229,27 +261,27 @@ class ImageSpans:
             moment = datetime.fromisoformat(orjson.loads(notification.state)["timestamp"])
         clock, newest = self._moment or self._moment_before(notification.id)
         self._moment = max(clock, clock_text(moment)), max(newest, created_at)
-        owner = UUID(int=notification.id)
-        yield Replace(MOMENTS, owner, [(owner, notification.id, *self._moment)])
+        return (notification.id, *self._moment)
 
     def _moment_before(self, position: int) -> tuple[str, str]:
         rows = self._recorder.fetch_now(_LAST_MOMENT, {"before": position})
         return (rows[0][0], rows[0][1]) if rows else ("", "")
 
-    def _life(self, notification: Notification) -> _Life:
+    def _life(self, notification: Notification) -> ImageLife:
         image_id = notification.originator_id
         assert isinstance(image_id, UUID)
         life = self._lives.get(image_id)
         if life is None:
-            life = self._lives[image_id] = _Life()
+            life = self._lives[image_id] = ImageLife()
             if notification.originator_version > Image.INITIAL_VERSION:
                 self._load(life, image_id, notification.id)
         self._lives.move_to_end(image_id)
         return life
 
-    def _load(self, life: _Life, image_id: UUID, before: int) -> None:
+    def _load(self, life: ImageLife, image_id: UUID, before: int) -> None:
+        noted: Noted = {}
         rows = self._recorder.fetch_now(_OF_IMAGE, {"id": image_id, "before": before})
         for version, topic, state, position in rows:
             stored = StoredEvent(image_id, version, topic, bytes(state))
-            for _ in life.apply(self._mapper.to_domain_event(stored), position):
-                pass  # These spans are in the tables already.
+            life.apply(self._mapper.to_domain_event(stored), position, noted)
+        written(noted)  # These spans are in the tables already.

@@ -9,7 +9,6 @@ project does not make the consumers of all others ask the database.
 import asyncio
 import threading
 from typing import Any
-from uuid import UUID
 
 import structlog
 
@@ -27,7 +26,8 @@ LOG_ENDS = (
 )
 """The last position of the log, and how far the follower `:name` is."""
 _CONCERNED = (
-    f"SELECT DISTINCT project FROM {EVENT_AUDIENCE.name} WHERE event > :after AND event <= :until"
+    f"SELECT DISTINCT project FROM {EVENT_AUDIENCE.name} "
+    "WHERE position > :after AND position <= :until"
 )
 
 log = structlog.get_logger("calotype.waking")
@@ -143,8 +143,7 @@ class Waking:
             return []
         if not any(project is not None for project in list(self._waiting)):
             return None  # Whoever begins to wait meanwhile is woken without being looked up.
-        after, until = (UUID(int=position) for position in (known[1], ends[1]))
-        rows = self._recorder.fetch_now(_CONCERNED, {"after": after, "until": until})
+        rows = self._recorder.fetch_now(_CONCERNED, {"after": known[1], "until": ends[1]})
         return [row[0] for row in rows]
 
     def _tell(self, ends: tuple[int, int], concerned: list[str] | None) -> None:

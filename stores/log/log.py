@@ -31,7 +31,7 @@ from eventsourcing.persistence import (
     Transcoder,
 )
 
-from calotype.stores.log.tables import Replace
+from calotype.stores.log.tables import Change
 
 if TYPE_CHECKING:
     from calotype.stores.log.recorder import GroupCommitRecorder
@@ -57,11 +57,11 @@ class Append:
     """Events of one command, with the query rows and tracking that go with them."""
 
     events: Sequence[StoredEvent]
-    rows: Callable[[], Sequence[Replace]] | None
+    rows: Callable[[], Sequence[Change]] | None
     """Called once, in the writer's thread; what it raises fails only this append."""
     tracking: Tracking | None
     future: "asyncio.Future[list[int]] | concurrent.futures.Future[list[int]]"
-    changes: Sequence[Replace] = ()
+    changes: Sequence[Change] = ()
     """What `rows` gave; filled by the writer."""
 
 
@@ -151,7 +151,7 @@ class EventLog:
     def __init__(
         self,
         recorder: "GroupCommitRecorder",
-        project: Callable[[Any, Sequence[Any]], Sequence[Replace]],
+        project: Callable[[Any, Sequence[Any]], Sequence[Change]],
         cached_aggregates: int = 4096,
     ) -> None:
         self.recorder = recorder

@@ -5,7 +5,7 @@ a version that is taken, an append that the database refuses, a connection that 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from psycopg import errors
 from calotype.stores.log.log import Append, Outcome
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 from calotype.stores.log.recorder import conflict, without_rivals
-from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, merged
+from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, merged, on_conflict
 
 CHANNEL = "calotype_log"
 RECONNECT_SECONDS = (0.0, 0.1, 0.3, 1.0, 2.0)
@@ -229,7 +229,8 @@ def _send_tracking(
 
 def _send_rows(connection: psycopg.Connection[Any], ready: Sequence[Append]) -> None:
     """The query rows of a batch: at most two statements a table."""
-    for table, owners in merged([append.changes for append in ready]).items():
+    replaced, put = merged([append.changes for append in ready])
+    for table, owners in replaced.items():
         single = table.key == (table.owner,)
         rows = [row for rows in owners.values() for row in rows]
         emptied = [owner for owner, kept in owners.items() if not (single and kept)]
@@ -238,30 +239,27 @@ def _send_rows(connection: psycopg.Connection[Any], ready: Sequence[Append]) -> 
                 f"DELETE FROM {table.name} WHERE {table.owner} = ANY($1::uuid[])", [emptied]
             )
         if rows:
-            names = [column.name for column in table.columns]
-            records = [dict(zip(names, row, strict=True)) for row in rows]
-            connection.execute(_insert_statement(table), [orjson.dumps(records).decode()])
+            others = [column.name for column in table.columns if column.name not in table.key]
+            _send_inserts(connection, table, rows, on_conflict(table, others) if single else "")
+    for table, keyed in put.items():
+        if keyed:
+            _send_inserts(connection, table, keyed.values(), on_conflict(table, table.grows))
 
 
-def _insert_statement(table: Table) -> str:
-    names = ", ".join(column.name for column in table.columns)
+def _send_inserts(
+    connection: psycopg.Connection[Any], table: Table, rows: Iterable[tuple[Any, ...]], action: str
+) -> None:
+    names = [column.name for column in table.columns]
     kinds = ", ".join(
         f"{column.name} {POSTGRESQL_TYPES[column.kind].partition(' ')[0]}"
         for column in table.columns
     )
-    statement = (
-        f"INSERT INTO {table.name} ({names}) "
-        f"SELECT {names} FROM json_to_recordset($1::json) AS r ({kinds})"
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    connection.execute(
+        f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {', '.join(names)} "
+        f"FROM json_to_recordset($1::json) AS r ({kinds}) {action}",
+        [orjson.dumps(records).decode()],
     )
-    if table.key != (table.owner,):
-        return statement
-    updates = ", ".join(
-        f"{column.name} = excluded.{column.name}"
-        for column in table.columns
-        if column.name not in table.key
-    )
-    action = f"UPDATE SET {updates}" if updates else "NOTHING"
-    return f"{statement} ON CONFLICT ({', '.join(table.key)}) DO {action}"
 
 
 def _is_version_conflict(error: BaseException) -> bool:

@@ -26,7 +26,7 @@ from calotype.stores.log.recorder import GroupCommitRecorder, conflict
 from calotype.stores.log.sqlite_connections import ThreadConnections
 from calotype.stores.log.statements import migrations
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
-from calotype.stores.log.tables import SQLITE_TYPES, Replace, Table, table_ddl
+from calotype.stores.log.tables import SQLITE_TYPES, Change, Put, Table, on_conflict, table_ddl
 
 _INSERT_EVENT = (
     "INSERT INTO stored_events"
@@ -98,7 +98,7 @@ class SQLiteRecorder(GroupCommitRecorder):
             if append.tracking is not None:
                 self._track(connection, append)
             for change in append.changes:
-                _replace(connection, change)
+                _write_change(connection, change)
         except Exception as error:
             if not connection.in_transaction:
                 raise  # A full disk ends the whole transaction, not only the savepoint.
@@ -210,11 +210,7 @@ class SQLiteRecorder(GroupCommitRecorder):
     def fetch_now(
         self, sql: str, parameters: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        values = {
-            name: str(value) if isinstance(value, UUID) else value
-            for name, value in (parameters or {}).items()
-        }
-        return self._connections.select(sql, values)
+        return self._connections.select(sql, parameters or {})
 
     async def ping(self) -> None:
         self._connections.select("SELECT 1", {})
@@ -339,18 +335,16 @@ def _last_position(connection: sqlite3.Connection) -> int:
     return row[0] or 0
 
 
-def _replace(connection: sqlite3.Connection, change: Replace) -> None:
+def _write_change(connection: sqlite3.Connection, change: Change) -> None:
     table = change.table
-    connection.execute(f"DELETE FROM {table.name} WHERE {table.owner} = ?", (str(change.owner),))
+    places = ", ".join("?" * len(table.columns))
+    insert = f"INSERT INTO {table.name} VALUES ({places})"
+    if isinstance(change, Put):
+        connection.executemany(f"{insert} {on_conflict(table, table.grows)}", change.rows)
+        return
+    connection.execute(f"DELETE FROM {table.name} WHERE {table.owner} = ?", (change.owner,))
     if change.rows:
-        places = ", ".join("?" * len(table.columns))
-        connection.executemany(
-            f"INSERT INTO {table.name} VALUES ({places})",
-            [
-                tuple(str(value) if isinstance(value, UUID) else value for value in row)
-                for row in change.rows
-            ],
-        )
+        connection.executemany(insert, change.rows)
 
 
 def _originator(text: str) -> UUID | str:

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from weakref import WeakSet
 
 from calotype.stores.log.log import LogUnavailable
 
 BUSY_SECONDS = 30.0
 """How long a writer waits for the writers of other processes."""
+
+
+sqlite3.register_adapter(UUID, str)  # Ids are text in SQLite.
 
 
 class ThreadConnection:

@@ -4,8 +4,9 @@ The log writes these rows in the transaction that appends the events, and knows 
 them. They are prints: `create_tables` makes them, and they can be made again from the log.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 from uuid import UUID
 
@@ -42,7 +43,8 @@ class Index:
 class Table:
     """A query table kept by a projection.
 
-    `owner` names the column with the id of the aggregate whose rows these are.
+    `owner` names the column with the id of the aggregate whose rows these are, for `Replace`;
+    `grows` the columns of a row that may change when it is `Put` again.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Table:
     key: tuple[str, ...]
     owner: str
     indexes: tuple[Index, ...] = ()
+    grows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,21 @@ class Replace:
     table: Table
     owner: UUID
     rows: Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Put:
+    """From now on these rows stand in `table`, each for its key; of a key that is there already
+    only the columns that the table `grows` change.
+
+    Cheaper than `Replace` where rows are never taken away, as in tables that follow the log.
+    """
+
+    table: Table
+    rows: Sequence[tuple[Any, ...]]
+
+
+Change = Replace | Put
 
 
 def table_ddl(table: Table, types: dict[str, str]) -> list[str]:
@@ -84,11 +102,35 @@ def table_ddl(table: Table, types: dict[str, str]) -> list[str]:
 
 
 def merged(
-    changes: Sequence[Sequence[Replace]],
-) -> dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]]:
-    """The changes of a batch by table and owner; of two for the same owner the later one wins."""
-    tables: dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]] = {}
-    for replacements in changes:
-        for change in replacements:
-            tables.setdefault(change.table, {})[change.owner] = change.rows
-    return tables
+    changes: Sequence[Sequence[Change]],
+) -> tuple[
+    dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]], dict[Table, dict[Any, tuple[Any, ...]]]
+]:
+    """The changes of a batch by table: what to replace by owner, and what to put by key.
+
+    Of two for the same owner or key the later one counts.
+    """
+    replaced: dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]] = {}
+    put: dict[Table, dict[Any, tuple[Any, ...]]] = {}
+    for some in changes:
+        for change in some:
+            if isinstance(change, Put):
+                key_of = key_getter(change.table)
+                rows = put.setdefault(change.table, {})
+                rows.update((key_of(row), row) for row in change.rows)
+            else:
+                replaced.setdefault(change.table, {})[change.owner] = change.rows
+    return replaced, put
+
+
+def key_getter(table: Table) -> Callable[[tuple[Any, ...]], Any]:
+    """What gives the key of a row of the table: one value, or a tuple of several."""
+    names = [column.name for column in table.columns]
+    return itemgetter(*(names.index(name) for name in table.key))
+
+
+def on_conflict(table: Table, updates: Sequence[str]) -> str:
+    """What an INSERT into the table does where the key is there already: set these columns."""
+    settings = ", ".join(f"{name} = excluded.{name}" for name in updates)
+    action = f"UPDATE SET {settings}" if settings else "NOTHING"
+    return f"ON CONFLICT ({', '.join(table.key)}) DO {action}"

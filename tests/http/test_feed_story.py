@@ -135,7 +135,7 @@ async def test_rare_types_are_found_however_much_lies_between(
     monkeypatch.setattr("calotype.projections.feed.WINDOW_EVENTS", 4)
     monkeypatch.setattr(
         "calotype.projections.feed._WINDOW_OF_PROJECT",
-        "SELECT position FROM event_audience_1 WHERE project = :project AND position > :after "
+        "SELECT position FROM event_audience_2 WHERE project = :project AND position > :after "
         "ORDER BY position LIMIT 1 OFFSET 3",
     )
     owner = told.caller("p1")
