@@ -84,8 +84,9 @@ def test_workers_that_change_one_image_at_once_all_succeed_or_conflict(service: 
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(tag, range(40)))
     tags = requests.get(f"{service.url}/v2/images/{image['id']}", timeout=30).json()["tags"]
-    assert set(codes) <= {204, 409}
-    assert sorted(tags) == sorted(f"t{n}" for n, code in enumerate(codes) if code == 204)
+    said = {f"t{number}": code for number, code in enumerate(codes)}
+    assert set(codes) <= {204, 409}, (said, service.lines)
+    assert set(tags) == {tag for tag, code in said.items() if code == 204}, (said, service.lines)
 
 
 def test_a_worker_that_dies_is_replaced_and_all_stop_with_their_parent(
