@@ -44,7 +44,7 @@ def prepare(settings: Settings) -> None:
             wiring.migrate(recorder)
             if settings.audit.seal:
                 make_key(settings)
-        elif recorder.pending_migrations():
+        elif not wiring.is_up_to_date(recorder):
             raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
     finally:
         recorder.close_now()

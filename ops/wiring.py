@@ -22,6 +22,8 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 REST_SECONDS = 0.03
 """How long the audiences of events rest after a page: commands share the disk with them."""
 
+QUERY_TABLES = (*TABLES, *SPAN_TABLES, *SEAL_TABLES, audience.EVENT_AUDIENCE)
+
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
@@ -31,8 +33,13 @@ def recorder_of(settings: Settings) -> GroupCommitRecorder:
 def migrate(recorder: GroupCommitRecorder) -> list[str]:
     """Brings the log and the query tables up to date; returns the migrations that it applied."""
     applied = recorder.migrate()
-    recorder.create_tables([*TABLES, *SPAN_TABLES, *SEAL_TABLES, audience.EVENT_AUDIENCE])
+    recorder.create_tables(QUERY_TABLES)
     return applied
+
+
+def is_up_to_date(recorder: GroupCommitRecorder) -> bool:
+    """Whether `migrate` would change nothing: no migration is pending and no table is missing."""
+    return not recorder.pending_migrations() and not recorder.missing_tables(QUERY_TABLES)
 
 
 def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:

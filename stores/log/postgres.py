@@ -233,6 +233,17 @@ class PostgresRecorder(GroupCommitRecorder):
         )
         return [name for name, _ in migrations("postgresql") if name not in done]
 
+    def missing_tables(self, tables: Sequence[Table]) -> list[str]:
+        names = [table.name for table in tables]
+        with self.connect() as connection:
+            # Looked for as the statements find them: by the connection's search path.
+            rows = connection.execute(
+                "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NULL",
+                [names],
+            ).fetchall()
+        absent = {row[0] for row in rows}
+        return [name for name in names if name in absent]
+
     def create_tables(self, tables: Sequence[Table]) -> None:
         with self.connect() as connection, connection.transaction():
             _lock_schema(connection)

@@ -155,6 +155,10 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         """The migrations that `migrate` would apply."""
 
     @abstractmethod
+    def missing_tables(self, tables: Sequence[Table]) -> list[str]:
+        """The names of the query tables that `create_tables` would create."""
+
+    @abstractmethod
     def create_tables(self, tables: Sequence[Table]) -> None:
         """Creates the query tables that do not exist. Safe in many processes."""
 

@@ -286,6 +286,11 @@ class SQLiteRecorder(GroupCommitRecorder):
         )
         return [(name, sql) for name, sql in migrations("sqlite") if name not in done]
 
+    def missing_tables(self, tables: Sequence[Table]) -> list[str]:
+        rows = self.fetch_now("SELECT name FROM sqlite_master WHERE type = 'table'")
+        there = {name for (name,) in rows}
+        return [table.name for table in tables if table.name not in there]
+
     def create_tables(self, tables: Sequence[Table]) -> None:
         with self._connections.transaction() as connection:
             for table in tables:

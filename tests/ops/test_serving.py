@@ -1,13 +1,16 @@
 """Starting, sharing a port, draining and stopping real processes."""
 
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 
@@ -151,3 +154,23 @@ def test_a_postgresql_log_that_was_not_migrated_names_the_command(
     )
     assert done.returncode == 2
     assert "calotype migrate" in done.stderr
+
+
+def test_a_query_table_that_is_missing_is_made_or_named_with_the_command(service: Any) -> None:
+    """As after an upgrade that adds one: SQLite mends itself, PostgreSQL waits for `migrate`."""
+    assert service.run("migrate").returncode == 0
+    if service.log_url is None:
+        with closing(sqlite3.connect(service.folder / "log.sqlite")) as database:
+            database.execute("DROP TABLE image_tags_1")
+    else:
+        with psycopg.connect(service.log_url, autocommit=True) as database:
+            database.execute("DROP TABLE image_tags_1")
+        refused = service.run("serve", "--listen", "127.0.0.1:0")
+        assert refused.returncode == 2
+        assert "calotype migrate" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    service.start()
+    image = requests.post(f"{service.url}/v2/images", json={**FORMATS, "tags": ["a"]}, timeout=30)
+    assert image.status_code == 201, service.lines
+    listed = requests.get(f"{service.url}/v2/images?tag=a", timeout=30).json()["images"]
+    assert [found["id"] for found in listed] == [image.json()["id"]]
