@@ -3,8 +3,8 @@
 import orjson
 from aiohttp import web
 
+from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import NotFound
-from calotype.commands.image import EVENT_TYPES
 from calotype.http.conversation import refuse_body
 from calotype.projections.catalogue import asyncapi, catalogue, schema_of, version_of
 
@@ -21,7 +21,7 @@ async def schema(request: web.Request) -> web.Response:
     """GET /log/v1/schemas/{type}: the JSON Schema of the data of its events."""
     refuse_body(request)
     topic = request.match_info["type"]
-    kind = EVENT_TYPES.get(topic)
+    kind = LOG_EVENT_TYPES.get(topic)
     if kind is None:
         raise NotFound("There is no event type of that name; see /log/v1/schemas.")
     if request.query.get("version", str(version_of(kind))) != str(version_of(kind)):

@@ -11,6 +11,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from calotype.commands.downloads import Downloads
 from calotype.commands.errors import CalotypeError, Invalid
 from calotype.commands.parts import Parts
 from calotype.commands.policy import Actor, Cause
@@ -59,6 +60,8 @@ class Api:
     """Set when the process was told to stop."""
     running: int = 0
     """Requests that are being handled."""
+    downloads: Downloads | None = None
+    """Where downloads are noted; None: they are not recorded."""
 
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)

@@ -18,9 +18,9 @@ from calotype.commands.errors import (
     UnsupportedMedia,
 )
 from calotype.commands.image import image_uuid
-from calotype.commands.policy import allows, require
+from calotype.commands.policy import Actor, allows, require
 from calotype.http.conversation import API, REQUEST_ID, Api, actor_of, cause_of_request, refuse_body
-from calotype.http.sending import open_source, send
+from calotype.http.sending import Sent, open_source, send
 from calotype.projections.queries import ImageRow
 from calotype.stores.images.driver import DataMissing, StoreError
 
@@ -100,12 +100,13 @@ async def download(request: web.Request) -> web.StreamResponse:
     if not places:
         return web.Response(status=204)
     span = _span(request, row.size or 0)
-    return await _send_from(request, api, row, places, span)
+    return await _send_from(request, api, actor, row, places, span)
 
 
 async def _send_from(
     request: web.Request,
     api: Api,
+    actor: Actor,
     row: ImageRow,
     places: list[dict[str, dict[str, str] | str]],
     span: tuple[int, int] | None,
@@ -125,7 +126,18 @@ async def _send_from(
         except StoreError as error:
             failure = refusal_of(error)
             continue
-        return await send(request, source, _headers(request, row, span), 206 if span else 200)
+        headers, sent = _headers(request, row, span), Sent()
+        try:
+            return await send(request, source, headers, 206 if span else 200, sent)
+        finally:
+            if api.downloads is not None:
+                api.downloads.note(
+                    cause_of_request(request, actor),
+                    image_id=str(image_uuid(request.match_info["image_id"])),
+                    owner=row.owner,
+                    bytes_sent=sent.count_bytes,
+                    bytes_asked=stop - start,
+                )
     if failure is not None:
         raise failure
     return web.Response(status=204)

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from aiohttp import web
 
+from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Invalid
-from calotype.commands.image import EVENT_TYPES
 from calotype.http.conversation import API, Api, actor_of, refuse_body
 from calotype.http.event_stream import MEDIA as STREAM
 from calotype.http.event_stream import stream
@@ -166,7 +166,7 @@ def _parameters(request: web.Request) -> dict[str, str]:
 def _types(text: str) -> tuple[str, ...]:
     types = tuple(sorted(set(text.split(","))))
     for name in types:
-        if name not in EVENT_TYPES:
+        if name not in LOG_EVENT_TYPES:
             shown = name.encode("utf-8", "replace").decode()[:40]
             raise Invalid(f"There is no event type '{shown}'; see /log/v1/schemas.", "types")
     return types

@@ -8,6 +8,7 @@ import asyncio
 import os
 import select
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import web
@@ -26,6 +27,13 @@ _STEP_BYTES = 64 << 20
 """How much one thread sends before it asks the event loop whether to go on."""
 
 
+@dataclass(slots=True)
+class Sent:
+    """How many bytes of image data an answer has carried so far; whoever sends counts here."""
+
+    count_bytes: int = 0
+
+
 async def open_source(driver: Driver, url: str, start: int, length: int) -> Source:
     """Opens the bytes for reading, in a thread. Raises what `Driver.open` raises."""
     loop = asyncio.get_running_loop()
@@ -33,9 +41,9 @@ async def open_source(driver: Driver, url: str, start: int, length: int) -> Sour
 
 
 async def send(
-    request: web.Request, source: Source, headers: dict[str, str], status: int
+    request: web.Request, source: Source, headers: dict[str, str], status: int, sent: Sent
 ) -> web.StreamResponse:
-    """Answers with the bytes of `source` and closes it.
+    """Answers with the bytes of `source`, counted in `sent`, and closes it.
 
     When the source breaks off in the middle the connection is cut, so that the client sees a
     short body and never a wrong one.
@@ -46,10 +54,11 @@ async def send(
         await response.prepare(request)
         file = source.fileno()
         if file is not None and _is_plain_socket(request):
-            await _send_file(request, file, source.offset_bytes, source.length_bytes)
+            await _send_file(request, file, source.offset_bytes, source.length_bytes, sent)
         else:
             async for block in blocks(source, _BLOCK_BYTES):
                 await response.write(block)
+                sent.count_bytes += len(block)
         await response.write_eof()
     except BaseException:
         if request.transport is not None:
@@ -65,7 +74,7 @@ def _is_plain_socket(request: web.Request) -> bool:
     return transport is not None and transport.get_extra_info("sslcontext") is None
 
 
-async def _send_file(request: web.Request, file: int, offset: int, count: int) -> None:
+async def _send_file(request: web.Request, file: int, offset: int, count: int, sent: Sent) -> None:
     transport = request.transport
     assert transport is not None
     pause_seconds = 0.0
@@ -81,7 +90,8 @@ async def _send_file(request: web.Request, file: int, offset: int, count: int) -
     try:
         stop = offset + count
         while offset < stop:
-            step = partial(_send_some, socket, file, offset, min(stop, offset + _STEP_BYTES))
+            end = min(stop, offset + _STEP_BYTES)
+            step = partial(_send_some, socket, file, offset, end, sent)
             offset = await _finish(loop.run_in_executor(_THREADS, step), transport)
             if offset < stop:
                 await _until_writable(loop, socket)
@@ -101,20 +111,21 @@ async def _finish(job: "asyncio.Future[int]", transport: asyncio.BaseTransport) 
         raise
 
 
-def _send_some(socket: int, file: int, offset: int, stop: int) -> int:
+def _send_some(socket: int, file: int, offset: int, stop: int, sent: Sent) -> int:
     """Sends as much as the client takes without a long wait; returns how far it came."""
     while offset < stop:
         try:
-            sent = os.sendfile(socket, file, offset, stop - offset)
+            count = os.sendfile(socket, file, offset, stop - offset)
         except BlockingIOError:
             poll = select.poll()
             poll.register(socket, select.POLLOUT)
             if not poll.poll(_PATIENCE_MILLISECONDS):
                 return offset
             continue
-        if sent == 0:
+        if count == 0:
             raise ConnectionResetError("The file ended before its recorded size.")
-        offset += sent
+        offset += count
+        sent.count_bytes += count
     return offset
 
 

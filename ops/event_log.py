@@ -12,8 +12,8 @@ from eventsourcing.persistence import Notification
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Invalid
-from calotype.commands.image import EVENT_TYPES
 from calotype.ops import wiring
 from calotype.ops.exporting import FORMS, Export, row_of
 from calotype.ops.importing import Importer, ImportRefused
@@ -174,7 +174,7 @@ def _progress(what: str, total: int) -> Iterator[Any]:
 
 def _known_types(types: list[str] | None) -> list[str]:
     for name in types or ():
-        if name not in EVENT_TYPES:
+        if name not in LOG_EVENT_TYPES:
             raise SettingsError(f"--type: there is no event type '{name}'")
     return types or []
 

@@ -14,8 +14,9 @@ from uuid import UUID
 import orjson
 from eventsourcing.persistence import StoredEvent
 
+from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Invalid
-from calotype.commands.image import EVENT_TYPES
+from calotype.commands.image import Image
 from calotype.projections.images import rows_of
 from calotype.projections.positions import Positions
 from calotype.stores.log.log import Append, event_mapper
@@ -141,7 +142,10 @@ class Importer:
             events.setdefault(image_id, []).append(event)
         self._remember(images)
         return [
-            change for key, happened in events.items() for change in rows_of(images[key], happened)
+            change
+            for key, happened in events.items()
+            if isinstance(images[key], Image)  # A download has no rows.
+            for change in rows_of(images[key], happened)
         ]
 
     def _image(self, image_id: UUID, version: int) -> Any:
@@ -189,7 +193,7 @@ def _line(number: int, raw: bytes) -> Line:
         raise ValueError("the line is too long")
     given = orjson.loads(raw)
     position, image_id, version, topic = (given[key] for key in _KEYS)
-    if topic not in EVENT_TYPES:
+    if topic not in LOG_EVENT_TYPES:
         raise ValueError(f"there is no event type '{topic}'")
     if not isinstance(version, int) or isinstance(version, bool):
         raise ValueError("'version' is not a whole number")

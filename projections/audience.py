@@ -8,16 +8,14 @@ need no rows here. Because the answer is a function of the log alone, what was o
 for a position stays true: later changes neither add to the past nor take from it.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
-from uuid import UUID
 
-from eventsourcing.persistence import Notification, StoredEvent
+import orjson
+from eventsourcing.persistence import Notification
 
+from calotype.commands.download import DataSent
 from calotype.commands.image import EVENT_TYPES, Image
-from calotype.projections.spans import stored_of
-from calotype.stores.log.log import event_mapper
+from calotype.projections.latest import CACHED_IMAGES, LatestImages
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change, Column, Index, Put, Table
 
@@ -26,8 +24,6 @@ FOLLOWER = "event_audience_2"
 
 FULL, OWN, SHARED, WITHDRAWN = "full", "own", "shared", "withdrawn"
 """How much of an event is shown: to operators, owners, members, and those who lost sight of it."""
-
-CACHED_IMAGES = 4096
 
 EVENT_AUDIENCE = Table(
     name="event_audience_2",
@@ -43,10 +39,6 @@ EVENT_AUDIENCE = Table(
 )
 """One row per event and project that may know of it."""
 
-_OF_IMAGE = (
-    "SELECT originator_version, topic, state FROM stored_events "
-    "WHERE originator_id = :id AND notification_id < :before ORDER BY originator_version"
-)
 _OF_ONE_MEMBER = (Image.MemberAdded, Image.MemberStatusSet, Image.MemberRemoved)
 
 
@@ -64,48 +56,36 @@ class EventAudience:
     """Folds pages of the log into rows of EVENT_AUDIENCE, for a `Follower`."""
 
     def __init__(self, recorder: GroupCommitRecorder, cached_images: int = CACHED_IMAGES) -> None:
-        self._recorder = recorder
-        self._cached_images = cached_images
-        self._mapper = event_mapper()
-        self._images: OrderedDict[UUID, Any] = OrderedDict()
+        self._images = LatestImages(recorder, cached_images)
 
     def forget(self) -> None:
         """Drops the images that it remembers."""
-        self._images.clear()
+        self._images.forget()
 
     def fold(self, page: Sequence[Notification]) -> list[Change]:
         """The rows of these events, the next in the log."""
         rows = [
             (notification.id, project, notification.topic, view)
             for notification in page
-            if notification.topic in EVENT_TYPES  # Others are for operators only.
             for project, view in self._told_of(notification).items()
         ]
-        while len(self._images) > self._cached_images:
-            self._images.popitem(last=False)
         return [Put(EVENT_AUDIENCE, rows)]
 
     def _told_of(self, notification: Notification) -> dict[str, str]:
-        image_id = notification.originator_id
-        assert isinstance(image_id, UUID)
-        image = self._images.get(image_id)
-        if image is None and notification.originator_version > Image.INITIAL_VERSION:
-            image = self._load(image_id, notification.id)
-        before = audience_of(image)
-        event: Any = self._mapper.to_domain_event(stored_of(notification))
-        image = event.mutate(image)
-        self._images[image_id] = image
-        self._images.move_to_end(image_id)
+        if notification.topic not in EVENT_TYPES:
+            return _told_of_others(notification)
+        before = audience_of(self._images.before(notification))
+        event, image = self._images.after(notification)
         told = {**dict.fromkeys(before, WITHDRAWN), **audience_of(image)}
         if isinstance(event, _OF_ONE_MEMBER):
             concerned = (image.owner, event.member)
             told = {project: view for project, view in told.items() if project in concerned}
         return told
 
-    def _load(self, image_id: UUID, before: int) -> Any:
-        image: Any = None
-        rows = self._recorder.fetch_now(_OF_IMAGE, {"id": image_id, "before": before})
-        for version, topic, state in rows:
-            stored = StoredEvent(image_id, version, topic, bytes(state))
-            image = self._mapper.to_domain_event(stored).mutate(image)  # type: ignore[attr-defined]
-        return image
+
+def _told_of_others(notification: Notification) -> dict[str, str]:
+    """A download is told to the owner of the image; what is of no image to operators only."""
+    if notification.topic != DataSent.TOPIC:
+        return {}
+    owner = orjson.loads(bytes(notification.state))["owner"]
+    return {} if owner is None else {owner: OWN}

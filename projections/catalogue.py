@@ -8,10 +8,13 @@ from datetime import datetime
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
-from calotype.commands.image import EVENT_TYPES, Image
+from calotype.commands.download import LOG_EVENT_TYPES, DataSent
+from calotype.commands.image import Image
 from calotype.projections.audience import FULL, OWN, SHARED, WITHDRAWN
-from calotype.projections.cloudevents import SCHEMAS, SHOWN, cloud_event
+from calotype.projections.cloudevents import SCHEMAS, cloud_event, shown_in
 from calotype.projections.positions import Positions
+
+EventType = type[Image.Event] | type[DataSent]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTERNAL = ("originator_id", "originator_version")
@@ -46,6 +49,9 @@ _SAMPLES: dict[str, Any] = {
     "locations": [{"url": _PLACE, "metadata": {"store": "default"}}],
     "stores": {_PLACE: "default"},
     "member": "p2",
+    "owner": "p1",
+    "bytes_sent": 10,
+    "bytes_asked": 10,
     "status": "accepted",
 }
 """One plausible value for each field that an event may have."""
@@ -63,19 +69,19 @@ _JSON_TYPES: dict[Any, dict[str, Any]] = {
 _BY_KIND: dict[Any, Any] = {"string": "text", "integer": 1, "number": 1.0, "boolean": True}
 
 
-def fields_of(kind: type[Image.Event]) -> dict[str, Any]:
+def fields_of(kind: EventType) -> dict[str, Any]:
     """The fields of an event's state with their types."""
     hints = get_type_hints(kind)
     return {name: hints[name] for name in kind.__dataclass_fields__ if name not in _INTERNAL}
 
 
-def version_of(kind: type[Image.Event]) -> int:
+def version_of(kind: EventType) -> int:
     """The version of the event type itself; grows when its fields change."""
     version: int = getattr(kind, "class_version", 1)
     return version
 
 
-def sample_state(kind: type[Image.Event]) -> dict[str, Any]:
+def sample_state(kind: EventType) -> dict[str, Any]:
     """A whole state of such an event, as the log would hold it."""
     state = {name: _sample(name, hint) for name, hint in fields_of(kind).items()}
     if version_of(kind) > 1:
@@ -85,12 +91,12 @@ def sample_state(kind: type[Image.Event]) -> dict[str, Any]:
 
 def sample_event(topic: str) -> dict[str, Any]:
     """A CloudEvent of this type as operators get it."""
-    kind = EVENT_TYPES[topic]
+    kind = LOG_EVENT_TYPES[topic]
     return cloud_event(
         Positions("0a1b2c3d4e5f"),
         position=42,
         originator_id=SAMPLE_ID,
-        version=1 if kind is Image.Created else 7,
+        version=1 if kind in (Image.Created, DataSent) else 7,
         topic=topic,
         state=sample_state(kind),
     )
@@ -102,20 +108,21 @@ def schema_of(topic: str) -> dict[str, Any]:
     Operators get all fields. `x-shown-to` says of each field which other views have it; what a
     view has is always there, so `anyOf` lists the views.
     """
-    kind = EVENT_TYPES[topic]
+    kind = LOG_EVENT_TYPES[topic]
     fields = fields_of(kind)
+    told = {view: shown_in(view, topic) or frozenset() for view in (OWN, SHARED, WITHDRAWN)}
     properties: dict[str, Any] = {}
     for name, hint in fields.items():
-        views = [view for view in (OWN, SHARED, WITHDRAWN) if name in SHOWN[view]]
+        views = [view for view, shown in told.items() if name in shown]
         properties[name] = {**json_schema(hint), "x-shown-to": [FULL, *views]}
     properties["version"] = {
         "type": "integer",
         "minimum": 1,
-        "description": "The event's number in the life of its image, counting from 1.",
+        "description": "The event's number in the life of what it happened to, counting from 1.",
     }
     if version_of(kind) > 1:
         properties["class_version"] = {"const": version_of(kind)}
-    of_views = [[name for name in fields if name in shown] for shown in SHOWN.values()]
+    of_views = [[name for name in fields if name in shown] for shown in told.values()]
     return {
         "$schema": DIALECT,
         "$id": f"{SCHEMAS}/{topic}?version={version_of(kind)}",
@@ -141,7 +148,7 @@ def catalogue() -> dict[str, Any]:
                 "schema": f"{SCHEMAS}/{topic}",
                 "sample": sample_event(topic),
             }
-            for topic, kind in sorted(EVENT_TYPES.items())
+            for topic, kind in sorted(LOG_EVENT_TYPES.items())
         ],
         "asyncapi": "/log/v1/asyncapi",
     }
@@ -149,7 +156,7 @@ def catalogue() -> dict[str, Any]:
 
 def asyncapi() -> dict[str, Any]:
     """The AsyncAPI 3.0 document of the feed."""
-    topics = sorted(EVENT_TYPES)
+    topics = sorted(LOG_EVENT_TYPES)
     return {
         "asyncapi": "3.0.0",
         "info": {

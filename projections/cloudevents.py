@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from calotype.commands.download import DataSent
 from calotype.projections.audience import FULL, OWN, SHARED, WITHDRAWN
 from calotype.projections.positions import Positions
 
@@ -41,12 +42,25 @@ _SHOWN_TO_OWNERS = _SHOWN_TO_MEMBERS | {
     "upload_id",
     "store",
     "reason",
+    "bytes_sent",
+    "bytes_asked",
 }
 SHOWN = {OWN: _SHOWN_TO_OWNERS, SHARED: _SHOWN_TO_MEMBERS, WITHDRAWN: frozenset({"timestamp"})}
 """The fields of an event's state that each view shows; the view `full` shows all.
 
 Places of bytes and names of processes are for operators; who did it and by which request is for
 the owner as well."""
+_WHO = frozenset({"actor", "request_id", "traceparent"})
+
+
+def shown_in(view: str, topic: str) -> frozenset[str] | None:
+    """The fields that the view shows of events of this type; None: all.
+
+    Owners learn that their image was read, and not by which stranger.
+    """
+    if view not in SHOWN:
+        return None
+    return SHOWN[view] - _WHO if topic == DataSent.TOPIC else SHOWN[view]
 
 
 def cloud_event(
@@ -60,7 +74,7 @@ def cloud_event(
     view: str = FULL,
 ) -> dict[str, Any]:
     """The CloudEvent of one stored event, whose decoded state is given, as the view shows it."""
-    shown = SHOWN.get(view)
+    shown = shown_in(view, topic)
     told = {k: v for k, v in state.items() if shown is None or k in shown}
     event: dict[str, Any] = {
         "specversion": "1.0",

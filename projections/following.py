@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 from eventsourcing.persistence import IntegrityError, Notification, Tracking
 
+from calotype.projections.leading import RENEW_SECONDS, Leadership
 from calotype.stores.log.log import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change
@@ -22,8 +23,6 @@ from calotype.stores.log.tables import Change
 PAGE = 128
 """Events a page: what is written at once holds up ordinary commands, so it stays small."""
 POLL_SECONDS = 0.05
-LEASE_SECONDS = 6.0
-RENEW_SECONDS = 2.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 
 _REACHED = "SELECT notification_id FROM tracking WHERE application_name = :name"
@@ -73,15 +72,13 @@ class Follower:
         self._recorder = recorder
         self._name = name
         self._fold = fold
-        self._holder = holder
+        self._leadership = Leadership(recorder, f"follower:{name}", holder)
         self._wait = wait or self._poll
         self._page_events = page_events
         self._read = read or self._read_notifications
         self._rest_seconds = rest_seconds
         self._rest_factor = rest_factor
         self._more = False
-        self._epoch: int | None = None
-        self._renew_at = 0.0
         self._known: int | None = None
         self.state = "not started"
 
@@ -106,11 +103,7 @@ class Follower:
                     pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
         finally:
             self.state = "stopped"
-            if self._epoch is not None:
-                with suppress(Exception):  # A lease that is not given back runs out by itself.
-                    await asyncio.shield(
-                        self._recorder.release_lease(self._lease_name, self._holder)
-                    )
+            await self._leadership.give_back()
 
     async def catch_up(self) -> int:
         """Folds all that is in the log now without a rest, whoever leads; the position reached."""
@@ -137,20 +130,13 @@ class Follower:
                     await self._wait(self.position)
 
     async def _leads(self) -> bool:
-        if self._epoch is not None and time.monotonic() < self._renew_at:
-            return True
-        self._renew_at = time.monotonic() + RENEW_SECONDS
-        epoch = await self._recorder.hold_lease(self._lease_name, self._holder, LEASE_SECONDS)
-        if epoch != self._epoch:
+        before = self._leadership.epoch
+        held = await self._leadership.held()
+        if self._leadership.epoch != before:
             self._start_over()
-            self._epoch = epoch
-            if epoch is not None:
-                log.info("follower leads", follower=self._name, epoch=epoch)
-        return epoch is not None
-
-    @property
-    def _lease_name(self) -> str:
-        return f"follower:{self._name}"
+            if held:
+                log.info("follower leads", follower=self._name, epoch=self._leadership.epoch)
+        return held
 
     async def _step(self) -> bool:
         """Folds and writes the next page; False when there is nothing after the checkpoint."""

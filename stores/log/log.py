@@ -48,6 +48,18 @@ class LogUnavailable(OperationalError):
     """The database cannot be reached; the message holds no credentials."""
 
 
+class Fenced(IntegrityError):
+    """The lease that an append rested on has another holder since; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Keeps an append from being written once its lease is no longer in this epoch."""
+
+    lease: str
+    epoch: int
+
+
 Outcome = list[int] | BaseException
 """The positions of an append's events, or why nothing was written."""
 
@@ -63,6 +75,8 @@ class Append:
     future: "asyncio.Future[list[int]] | concurrent.futures.Future[list[int]]"
     changes: Sequence[Change] = ()
     """What `rows` gave; filled by the writer."""
+    fence: Fence | None = None
+    """Looked at inside the transaction; the append fails with Fenced when it is gone."""
 
 
 class AppendQueue:

@@ -14,7 +14,7 @@ import psycopg
 from eventsourcing.persistence import IntegrityError, StoredEvent
 from psycopg import errors
 
-from calotype.stores.log.log import Append, Outcome
+from calotype.stores.log.log import Append, Fenced, Outcome
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 from calotype.stores.log.recorder import conflict, without_rivals
 from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, merged, on_conflict
@@ -44,6 +44,8 @@ _TRACK = (
     "ON CONFLICT (application_name) DO UPDATE SET notification_id = excluded.notification_id "
     "WHERE t.notification_id < excluded.notification_id"
 )
+# Shared, so that whoever takes the lease over waits until this transaction is over.
+_STANDS = "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE"
 _TRACKED = "SELECT application_name, notification_id FROM tracking WHERE application_name = ANY($1)"
 
 
@@ -128,12 +130,15 @@ class BatchWriter:
                 connection.execute(_BEGIN)
                 connection.execute(_LOCK)
                 inserted = _send_events(connection, ready)
+                fences = _send_fences(connection, ready)
                 tracked = _send_tracking(connection, ready)
                 _send_rows(connection, ready)
                 connection.execute(f"NOTIFY {CHANNEL}")
-                if not tracked:
+                if not tracked and not fences:
                     connection.execute("COMMIT")
-            if tracked:
+            if tracked or fences:
+                if any(cursor.rowcount == 0 for cursor in fences):
+                    raise Fenced("the lease that this append rests on has another holder")
                 if any(cursor.rowcount == 0 for cursor in tracked):
                     raise IntegrityError("a subscriber has come further already")
                 connection.execute("COMMIT")
@@ -213,6 +218,16 @@ def _send_events(
             [event.state for event in events],
         ],
     )
+
+
+def _send_fences(
+    connection: psycopg.Connection[Any], ready: Sequence[Append]
+) -> list[psycopg.Cursor[Any]]:
+    return [
+        connection.execute(_STANDS, [append.fence.lease, append.fence.epoch])
+        for append in ready
+        if append.fence is not None
+    ]
 
 
 def _send_tracking(

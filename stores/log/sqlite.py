@@ -21,7 +21,7 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
-from calotype.stores.log.log import Append, LogUnavailable, Outcome
+from calotype.stores.log.log import Append, Fence, Fenced, LogUnavailable, Outcome
 from calotype.stores.log.recorder import GroupCommitRecorder, conflict
 from calotype.stores.log.sqlite_connections import ThreadConnections
 from calotype.stores.log.statements import migrations
@@ -43,6 +43,7 @@ _HOLD = (
     "epoch = epoch + (holder <> :holder) WHERE holder = :holder OR expires_at < :now "
     "RETURNING epoch"
 )
+_STANDS = "SELECT 1 FROM leases WHERE name = :name AND epoch = :epoch"
 
 
 class SQLiteRecorder(GroupCommitRecorder):
@@ -95,6 +96,8 @@ class SQLiteRecorder(GroupCommitRecorder):
                 connection.executemany(_INSERT_EVENT, rows)
             except sqlite3.IntegrityError:
                 raise conflict(append) from None
+            if append.fence is not None:
+                _check_fence(connection, append.fence)
             if append.tracking is not None:
                 self._track(connection, append)
             for change in append.changes:
@@ -333,6 +336,12 @@ class _CommitWatch:
 
     def close(self) -> None:
         """Nothing of its own to give back."""
+
+
+def _check_fence(connection: sqlite3.Connection, fence: Fence) -> None:
+    values = {"name": fence.lease, "epoch": fence.epoch}
+    if connection.execute(_STANDS, values).fetchone() is None:
+        raise Fenced(f"the lease {fence.lease} is no longer in epoch {fence.epoch}")
 
 
 def _last_position(connection: sqlite3.Connection) -> int:
