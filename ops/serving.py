@@ -120,6 +120,8 @@ async def _serve(settings: Settings) -> int:
     await site.stop()
     await _finish_requests(api, settings.http.grace_seconds)
     await runner.cleanup()
+    if api.downloads is not None:
+        await api.downloads.settle(settings.http.grace_seconds)
     for chore in chores:
         chore.cancel()
     await asyncio.gather(*chores, return_exceptions=True)

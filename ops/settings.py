@@ -125,6 +125,8 @@ class Audit(_Table):
     """File with the key that signs; empty = `audit.key` in the data directory."""
     signing_key: str = Field("", repr=False)
     """The key itself instead of a file; better given in the environment."""
+    downloads: bool = False
+    """Record every download as an event: who got how many bytes of which image."""
 
 
 class Followers(_Table):

@@ -1,5 +1,6 @@
 """The composition root: the only place that knows every part."""
 
+from calotype.commands.downloads import Downloads
 from calotype.commands.parts import Limits, Parts
 from calotype.http.conversation import Api, Identify
 from calotype.http.identity import by_trusted_headers, everybody_is
@@ -96,6 +97,7 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         direct_url_shown=settings.http.show_image_direct_url,
         public_endpoint=settings.http.public_endpoint.rstrip("/"),
         disable_file=settings.http.disable_file,
+        downloads=Downloads(parts.log.recorder) if settings.audit.downloads else None,
     )
 
 

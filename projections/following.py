@@ -146,7 +146,9 @@ class Follower:
                 return False
             future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
             last = page[-1].id
-            self._recorder.submit(Append((), lambda: changes, Tracking(self._name, last), future))
+            tracking = Tracking(self._name, last)
+            fence = self._leadership.fence if self._leadership.epoch is not None else None
+            self._recorder.submit(Append((), lambda: changes, tracking, future, fence=fence))
             await future
             self._known = last
             self._more = len(page) == self._page_events

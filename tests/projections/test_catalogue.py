@@ -8,7 +8,7 @@ import orjson
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.image import EVENT_TYPES
+from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.projections.audience import OWN, SHARED, WITHDRAWN
 from calotype.projections.catalogue import (
     SAMPLE_ID,
@@ -24,12 +24,13 @@ from calotype.projections.positions import Positions
 from calotype.stores.log.log import event_mapper
 
 ROOT = Path(__file__).parent.parent.parent
-GOLDEN = ROOT / "tests" / "commands" / "golden_events.ndjson"
-TOPICS = sorted(EVENT_TYPES)
+GOLDEN = ROOT / "tests" / "commands"
+TOPICS = sorted(LOG_EVENT_TYPES)
 
 
 def golden() -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in GOLDEN.read_bytes().splitlines()]
+    files = [GOLDEN / "golden_events.ndjson", GOLDEN / "golden_downloads.ndjson"]
+    return [orjson.loads(line) for file in files for line in file.read_bytes().splitlines()]
 
 
 def valid(schema: dict[str, Any], value: Any) -> bool:
@@ -45,12 +46,12 @@ def test_every_type_is_in_the_catalogue_and_in_the_asyncapi_document() -> None:
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_sample_is_an_event_that_the_log_could_hold(topic: str) -> None:
-    state = orjson.dumps(sample_state(EVENT_TYPES[topic]))
+    state = orjson.dumps(sample_state(LOG_EVENT_TYPES[topic]))
     mapper = event_mapper()
     event: Any = mapper.to_domain_event(StoredEvent(SAMPLE_ID, 1, topic, state))
     assert orjson.loads(mapper.to_stored_event(event).state) == orjson.loads(state)
     assert valid(schema_of(topic), sample_event(topic)["data"])
-    assert None not in sample_state(EVENT_TYPES[topic]).values()
+    assert None not in sample_state(LOG_EVENT_TYPES[topic]).values()
 
 
 @pytest.mark.parametrize("stored", golden(), ids=lambda stored: stored["topic"])
@@ -88,7 +89,7 @@ def test_places_of_bytes_and_names_of_processes_are_shown_to_operators_only() ->
 
 
 def test_views_name_only_fields_that_some_event_has() -> None:
-    known = {name for kind in EVENT_TYPES.values() for name in fields_of(kind)}
+    known = {name for kind in LOG_EVENT_TYPES.values() for name in fields_of(kind)}
     assert set().union(*SHOWN.values()) <= known
 
 
