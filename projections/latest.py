@@ -65,4 +65,5 @@ class LatestImages:
         for version, topic, state in rows:
             stored = StoredEvent(image_id, version, topic, bytes(state))
             image = self._mapper.to_domain_event(stored).mutate(image)  # type: ignore[attr-defined]
-        return image
+        loaded: Image | None = image
+        return loaded
