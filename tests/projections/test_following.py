@@ -100,8 +100,10 @@ async def test_when_the_leader_stops_the_next_goes_on_where_it_was(
     second = asyncio.create_task(followers[1].run())
     await _append(recorders[0], "c")
     assert await wait_until_reached(recorders[0], NAME, 3, 10)
+    async with asyncio.timeout(10):
+        while "another process leads" not in followers[1].state:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert folds[1].folded == []
-    assert "another process leads" in followers[1].state
     await _stop(first)
     await _append(recorders[1], "d")
     assert await wait_until_reached(recorders[1], NAME, 4, 10)
