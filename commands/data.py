@@ -147,7 +147,7 @@ async def remove_garbage(parts: Parts, image: Image) -> int:
         driver = parts.stores.get(blob.store)
         if driver is None:
             continue
-        reason = f"image is {image.status}"
+        reason = _why_garbage(image)
         try:
             await asyncio.to_thread(driver.delete, blob.url)
         except stores.DataMissing:
@@ -164,6 +164,14 @@ async def remove_garbage(parts: Parts, image: Image) -> int:
         )
         removed += 1
     return removed
+
+
+def _why_garbage(image: Image) -> str:
+    deletion = image.deletion
+    if deletion is None:
+        return f"image is {image.status}"
+    reason = f"image was deleted by its event {deletion.version}"
+    return f"{reason}; {deletion.purge_reason}" if deletion.purge_reason else reason
 
 
 def _claim(parts: Parts, image: Image) -> Claim | None:

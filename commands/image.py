@@ -5,7 +5,8 @@ domain's errors. `apply` of an event is the only code that changes state, so the
 commands, projections and replay. Statuses and transitions follow the Image API v2.
 """
 
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,12 +14,29 @@ from eventsourcing.domain import Aggregate, CanCreateTimestamp
 
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from calotype.commands.policy import Cause
-from calotype.commands.states import DOOMED, INTENDED, STORED, Blob, Member
+from calotype.commands.states import (
+    DOOMED,
+    INTENDED,
+    RETAINED,
+    STORED,
+    Blob,
+    Deletion,
+    Member,
+)
 
 
 def api_time(moment: datetime) -> str:
     """A moment as the Image API prints it: UTC, whole seconds, `Z`."""
     return moment.astimezone(UTC).isoformat()[:19] + "Z"
+
+
+def clock_text(moment: datetime) -> str:
+    """A moment in UTC with microseconds, so that text sorts as time."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+SETTLED = ("active", "deactivated")
+"""The statuses of an image whose data is complete."""
 
 
 class Image(Aggregate):
@@ -171,16 +189,71 @@ class Image(Aggregate):
             image.changed_on = self.timestamp
 
     class Deleted(Event):
-        """The image is gone for its users; its bytes are garbage, its id stays taken."""
+        """The image is gone for its users; its id stays taken.
+
+        Until `retained_until` it can be restored, and its bytes are kept. Without that they are
+        garbage at once, as is what an upload was writing.
+        """
 
         TOPIC = "image.deleted"
+        class_version = 2
+        FIELDS_SINCE = {"retained_until": 2}
+        retained_until: str | None
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            state["retained_until"] = None
 
         def apply(self, image: "Image") -> None:
+            kept = RETAINED if self.retained_until else DOOMED
+            for blob in image.blobs.values():
+                blob.state = kept if blob.state == STORED else DOOMED
+            image.deletion = Deletion(
+                version=self.originator_version,
+                deleted_at=clock_text(self.timestamp),
+                actor=self.actor,
+                # An upload that was under way has ended: there is no data to come back to.
+                restores_to=image.status if image.status in SETTLED else "queued",
+                retained_until=self.retained_until,
+            )
             image.status = "deleted"
             image.upload_id = None
-            for blob in image.blobs.values():
-                blob.state = DOOMED
             image.changed_on = self.timestamp
+
+    class Restored(Event):
+        """The deletion with the number `deletion` is taken back, with all that the image had."""
+
+        TOPIC = "image.restored"
+        deletion: int
+        restored_to: str
+
+        def apply(self, image: "Image") -> None:
+            for blob in image.blobs.values():
+                if blob.state == RETAINED:
+                    blob.state = STORED
+            image.status = self.restored_to
+            image.deletion = None
+            image.changed_on = self.timestamp
+
+    class Purged(Event):
+        """The intent: what a deleted image had kept is about to be removed, and why.
+
+        From here on it cannot be restored; `image.data_removed` tells when bytes are gone.
+        """
+
+        TOPIC = "image.purged"
+        deletion: int
+        retained_until: str
+        reason: str
+
+        def apply(self, image: "Image") -> None:
+            assert image.deletion is not None
+            for blob in image.blobs.values():
+                if blob.state == RETAINED:
+                    blob.state = DOOMED
+            image.deletion = replace(
+                image.deletion, purged_at=clock_text(self.timestamp), purge_reason=self.reason
+            )
 
     class DataRemoved(Event):
         """Garbage bytes of this image are known to be gone from their store."""
@@ -243,6 +316,7 @@ class Image(Aggregate):
         self.former_members: dict[str, str] = {}
         self.blobs: dict[str, Blob] = {}
         self.locations: list[dict[str, Any]] = []
+        self.deletion: Deletion | None = None
 
     # ---- what is known ----
 
@@ -368,11 +442,21 @@ class Image(Aggregate):
             raise Forbidden(f"Not allowed to reactivate image in status '{self.status}'")
         self.trigger_event(Image.Reactivated, **cause.facts())
 
-    def delete(self, cause: Cause) -> None:
-        """Deletes from any status. Raises Forbidden while the image is protected."""
+    def delete(self, cause: Cause, *, retention_seconds: float = 0.0) -> None:
+        """Deletes from any status; with a retention it can be restored for so long.
+
+        Raises Forbidden while the image is protected.
+        """
         if self.fields["protected"]:
             raise Forbidden(f"Image {self.image_id} is protected and cannot be deleted.")
-        self.trigger_event(Image.Deleted, **cause.facts())
+        now = Image.Deleted.create_timestamp()
+        until = clock_text(now + timedelta(seconds=retention_seconds))
+        self.trigger_event(
+            Image.Deleted,
+            timestamp=now,
+            retained_until=until if retention_seconds > 0 else None,
+            **cause.facts(),
+        )
 
     def note_data_removed(self, cause: Cause, *, url: str, reason: str) -> None:
         """Records that a doomed blob is gone; knows nothing of it: no change."""

@@ -1,4 +1,4 @@
-"""Commands on an image's metadata: create, update, tags, activation, delete."""
+"""Commands on an image's metadata: create, update, tags, activation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -189,12 +189,3 @@ async def reactivate(parts: Parts, actor: Actor, cause: Cause, image_id: str) ->
     """Makes the data available again."""
     allowed = partial(require, actor, "reactivate")
     await parts.log.change(image_uuid(image_id), allowed, Image.reactivate, cause)
-
-
-async def delete_image(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> Image:
-    """Deletes the image; its bytes become garbage, removed by `calotype.commands.garbage`."""
-    allowed = partial(require, actor, "delete_image")
-    image: Image = await parts.log.change(image_uuid(image_id), allowed, Image.delete, cause)
-    if image.blobs and not parts.garbage.full():
-        parts.garbage.put_nowait(image)
-    return image

@@ -45,6 +45,8 @@ class Parts:
     """Ids of the uploads that this process has under way."""
     garbage: "asyncio.Queue[Image]" = field(default_factory=lambda: asyncio.Queue(maxsize=1000))
     """Images with doomed bytes, for the sweeper; what does not fit it finds by itself later."""
+    retention_seconds: float = 0.0
+    """How long a deleted image can be restored; 0: its data goes at once."""
     locations_shown: bool = False
     """Whether clients may see and change locations (`show_multiple_locations`)."""
 

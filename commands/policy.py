@@ -141,6 +141,8 @@ RULES: dict[str, Rule] = {
     "get_image_history": _owning_reader,
     "modify_image": _owning_member,
     "delete_image": _owning_member,
+    "restore_image": _owning_member,
+    "purge_image": _admin,
     "upload_image": _owning_member,
     "download_image": _seeing_member,
     "publicize_image": _admin,

@@ -1,8 +1,9 @@
 """What an image remembers of its bytes and of the projects it is offered to."""
 
 from dataclasses import dataclass
+from typing import Any
 
-INTENDED, STORED, DOOMED = "intended", "stored", "doomed"
+INTENDED, STORED, RETAINED, DOOMED = "intended", "stored", "retained", "doomed"
 
 
 @dataclass(slots=True)
@@ -10,7 +11,8 @@ class Blob:
     """Bytes in a store that this image put there, or was about to.
 
     `state` is `intended` from the intent event until the outcome is known, `stored` while the
-    image stands on it, `doomed` from then on until the bytes are known to be gone.
+    image stands on it, `retained` while a deleted image may still come back to it, `doomed` from
+    then on until the bytes are known to be gone. Nothing leads back from `doomed`.
     """
 
     url: str
@@ -20,6 +22,24 @@ class Blob:
     holder: str | None = None
     """The process that is writing it; None once the upload has ended. Nobody else touches the
     bytes while it holds a lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What a deleted image knows of its deletion, and of what became of its data since."""
+
+    version: int
+    """The number of the deletion among the image's events."""
+    deleted_at: str
+    """RFC 3339 in UTC with microseconds, as are the other times here."""
+    actor: dict[str, Any]
+    restores_to: str
+    """The status that the image would come back to."""
+    retained_until: str | None
+    """The end of the window in which it can be restored; None: it never could be."""
+    purged_at: str | None = None
+    """When its data was given up for good."""
+    purge_reason: str | None = None
 
 
 @dataclass(slots=True)

@@ -18,15 +18,18 @@ async def index(request: web.Request) -> web.Response:
 
 
 async def schema(request: web.Request) -> web.Response:
-    """GET /log/v1/schemas/{type}: the JSON Schema of the data of its events."""
+    """GET /log/v1/schemas/{type}: the JSON Schema of its data, also in an older `version`."""
     refuse_body(request)
     topic = request.match_info["type"]
     kind = LOG_EVENT_TYPES.get(topic)
     if kind is None:
         raise NotFound("There is no event type of that name; see /log/v1/schemas.")
-    if request.query.get("version", str(version_of(kind))) != str(version_of(kind)):
-        raise NotFound(f"{topic} has no such version; its version is {version_of(kind)}.")
-    return _answer(schema_of(topic), "application/schema+json")
+    newest = version_of(kind)
+    versions = {str(number): number for number in range(1, newest + 1)}
+    version = versions.get(request.query.get("version", str(newest)))
+    if version is None:
+        raise NotFound(f"{topic} has no such version; its newest version is {newest}.")
+    return _answer(schema_of(topic, version), "application/schema+json")
 
 
 async def description(request: web.Request) -> web.Response:

@@ -3,7 +3,7 @@
 import orjson
 from aiohttp import web
 
-from calotype.commands import metadata
+from calotype.commands import deletion, metadata
 from calotype.commands.errors import Invalid, NotFound
 from calotype.commands.image import Image, image_uuid
 from calotype.commands.policy import Actor, allows, require_listing
@@ -28,7 +28,7 @@ async def create(request: web.Request) -> web.Response:
     body = await json_object(request)
     cause = cause_of_request(request, actor)
     image = await metadata.create_image(api.parts, actor, cause, body)
-    answer = json_answer(_document_of(image, api, actor), 201)
+    answer = json_answer(document_of(image, api, actor), 201)
     answer.headers["Location"] = f"{request.scheme}://{request.host}/v2/images/{image.image_id}"
     return answer
 
@@ -87,7 +87,7 @@ async def update(request: web.Request) -> web.Response:
     cause = cause_of_request(request, actor)
     image_id = request.match_info["image_id"]
     image = await metadata.update_image(api.parts, actor, cause, image_id, operations)
-    return json_answer(_document_of(image, api, actor))
+    return json_answer(document_of(image, api, actor))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -95,7 +95,7 @@ async def delete(request: web.Request) -> web.Response:
     refuse_body(request)
     api, actor = request.app[API], actor_of(request)
     cause = cause_of_request(request, actor)
-    await metadata.delete_image(api.parts, actor, cause, request.match_info["image_id"])
+    await deletion.delete_image(api.parts, actor, cause, request.match_info["image_id"])
     return web.Response(status=204)
 
 
@@ -157,6 +157,7 @@ def shown(api: Api, actor: Actor, document: bytes, locations: str, status: str) 
     return document[:-1] + b"," + orjson.dumps(extra)[1:]
 
 
-def _document_of(image: Image, api: Api, actor: Actor) -> bytes:
+def document_of(image: Image, api: Api, actor: Actor) -> bytes:
+    """The image as the caller is shown it."""
     locations = orjson.dumps(image.locations).decode()
     return shown(api, actor, image_document(image), locations, image.status)

@@ -2,7 +2,17 @@
 
 from aiohttp import web
 
-from calotype.http import audit, catalogue, data, discovery, feed, history, images, members
+from calotype.http import (
+    audit,
+    catalogue,
+    data,
+    discovery,
+    feed,
+    history,
+    images,
+    members,
+    restorable,
+)
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 
 IMAGE = "/v2/images/{image_id}"
@@ -32,6 +42,9 @@ ROUTES = (
     ("GET", "/log/v1/images/{image_id}", history.show),
     ("GET", "/log/v1/images/{image_id}/history", history.history),
     ("GET", "/log/v1/images/{image_id}/diff", history.diff),
+    ("POST", "/log/v1/images/{image_id}/restore", restorable.restore),
+    ("POST", "/log/v1/images/{image_id}/purge", restorable.purge),
+    ("GET", "/log/v1/restorable", restorable.index),
     ("GET", "/log/v1/checkpoint", audit.checkpoint),
     ("GET", "/log/v1/tile/{level}/{index:.+}", audit.tile),
     ("GET", "/log/v1/proof/inclusion", audit.inclusion),

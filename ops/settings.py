@@ -107,6 +107,13 @@ class Limits(_Table):
     """Places of one image."""
 
 
+class Deletion(_Table):
+    """`[deletion]`: how long what was deleted can be had back."""
+
+    retention_seconds: float = Field(0.0, ge=0, le=100 * 365 * 86400)
+    """How long a deleted image can be restored, with its data; 0 = its data goes at once."""
+
+
 class Formats(_Table):
     """`[formats]`: how strictly the content of uploads is judged (container format `bare`)."""
 
@@ -188,6 +195,7 @@ class Settings(BaseSettings):
     store: Store = Store()
     identity: Identity = Identity()
     limits: Limits = Limits()
+    deletion: Deletion = Deletion()
     formats: Formats = Formats()
     audit: Audit = Audit()
     followers: Followers = Followers()

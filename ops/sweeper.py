@@ -1,20 +1,25 @@
 """The sweeper: no image stays stuck in saving, and no garbage stays in a store.
 
 Every process holds a lease while it lives. An upload whose process has no lease any more is given
-up: the image is queued again. Bytes that no image stands on are removed. Each sweep looks at the
-`image_blobs` table, which is a fold over the log, so nothing depends on who did what before.
+up: the image is queued again. Bytes that no image stands on are removed, and deleted images whose
+window is over are purged. Each sweep looks at tables that are folds over the log, so nothing
+depends on who did what before.
 """
 
 import asyncio
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 
 from calotype.commands.data import give_up_upload, remove_garbage
+from calotype.commands.deletion import end_retention
+from calotype.commands.image import clock_text
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
 from calotype.commands.states import DOOMED
 from calotype.projections.queries import Queries, UnsettledBlob
+from calotype.projections.restorable import retention_over
 
 LEASE_SECONDS = 15.0
 SWEEP_SECONDS = 5.0
@@ -37,7 +42,7 @@ def lease_name(process_id: str) -> str:
 
 
 async def sweep(parts: Parts, queries: Queries) -> Swept:
-    """Gives up the uploads of processes that are gone, and removes doomed bytes."""
+    """Gives up the uploads of processes that are gone, and removes what nobody can need."""
     swept = Swept()
     unsettled = await queries.unsettled_blobs(PAGE)
     living = await parts.log.recorder.live_leases("process:")
@@ -54,6 +59,9 @@ async def sweep(parts: Parts, queries: Queries) -> Swept:
         image = await parts.log.load(image_id)
         if image is not None:
             swept.blobs_removed += await remove_garbage(parts, image)
+    for image_id in await retention_over(parts.log.recorder, clock_text(datetime.now(UTC)), PAGE):
+        image = await end_retention(parts, image_id)
+        swept.blobs_removed += await remove_garbage(parts, image)
     return swept
 
 

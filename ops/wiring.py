@@ -53,6 +53,7 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
         hash_algorithm=settings.hashing_algorithm,
         format_must_match=settings.formats.require_match,
         tolerated_checks=frozenset(settings.formats.gpt_safety_checks_nonfatal),
+        retention_seconds=settings.deletion.retention_seconds,
         locations_shown=settings.http.show_multiple_locations,
     )
 

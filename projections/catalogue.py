@@ -53,6 +53,9 @@ _SAMPLES: dict[str, Any] = {
     "bytes_sent": 10,
     "bytes_asked": 10,
     "status": "accepted",
+    "retained_until": "2026-01-09T03:04:05.678901Z",
+    "deletion": 6,
+    "restored_to": "active",
 }
 """One plausible value for each field that an event may have."""
 
@@ -69,14 +72,18 @@ _JSON_TYPES: dict[Any, dict[str, Any]] = {
 _BY_KIND: dict[Any, Any] = {"string": "text", "integer": 1, "number": 1.0, "boolean": True}
 
 
-def fields_of(kind: EventType) -> dict[str, Any]:
-    """The fields of an event's state with their types."""
-    hints = get_type_hints(kind)
-    return {name: hints[name] for name in kind.__dataclass_fields__ if name not in _INTERNAL}
+def fields_of(kind: EventType, version: int | None = None) -> dict[str, Any]:
+    """The fields of an event's state with their types, in that version or the newest."""
+    hints, since = get_type_hints(kind), getattr(kind, "FIELDS_SINCE", {})
+    return {
+        name: hints[name]
+        for name in kind.__dataclass_fields__
+        if name not in _INTERNAL and since.get(name, 1) <= (version or version_of(kind))
+    }
 
 
 def version_of(kind: EventType) -> int:
-    """The version of the event type itself; grows when its fields change."""
+    """The version of the event type itself; grows when it gets more fields."""
     version: int = getattr(kind, "class_version", 1)
     return version
 
@@ -102,14 +109,16 @@ def sample_event(topic: str) -> dict[str, Any]:
     )
 
 
-def schema_of(topic: str) -> dict[str, Any]:
-    """The JSON Schema of the `data` of this event type, with a sample.
+def schema_of(topic: str, version: int | None = None) -> dict[str, Any]:
+    """The JSON Schema of the `data` of this event type, with a sample of the newest version.
 
-    Operators get all fields. `x-shown-to` says of each field which other views have it; what a
-    view has is always there, so `anyOf` lists the views.
+    What was stored in an older version is given out so, and has that version's schema. Operators
+    get all fields. `x-shown-to` says of each field which other views have it; what a view has is
+    always there, so `anyOf` lists the views.
     """
     kind = LOG_EVENT_TYPES[topic]
-    fields = fields_of(kind)
+    version = version or version_of(kind)
+    fields = fields_of(kind, version)
     told = {view: shown_in(view, topic) or frozenset() for view in (OWN, SHARED, WITHDRAWN)}
     properties: dict[str, Any] = {}
     for name, hint in fields.items():
@@ -120,20 +129,21 @@ def schema_of(topic: str) -> dict[str, Any]:
         "minimum": 1,
         "description": "The event's number in the life of what it happened to, counting from 1.",
     }
-    if version_of(kind) > 1:
-        properties["class_version"] = {"const": version_of(kind)}
+    if version > 1:
+        properties["class_version"] = {"const": version, "x-shown-to": [FULL]}
     of_views = [[name for name in fields if name in shown] for shown in told.values()]
+    newest = version == version_of(kind)
     return {
         "$schema": DIALECT,
-        "$id": f"{SCHEMAS}/{topic}?version={version_of(kind)}",
+        "$id": f"{SCHEMAS}/{topic}?version={version}",
         "title": topic,
         "description": " ".join(_description(kind).split()),
-        "x-version": version_of(kind),
+        "x-version": version,
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
         "anyOf": [{"required": ["version", *names]} for names in [list(fields), *of_views]],
-        "examples": [sample_event(topic)["data"]],
+        "examples": [sample_event(topic)["data"]] if newest else [],
     }
 
 
@@ -187,13 +197,12 @@ def asyncapi() -> dict[str, Any]:
 
 def _message(topic: str) -> dict[str, Any]:
     sample = sample_event(topic)
-    data = schema_of(topic)
-    # Inside this document the schema has no place of its own on the web.
-    inner = {name: value for name, value in data.items() if name not in ("$schema", "$id")}
+    versions = range(version_of(LOG_EVENT_TYPES[topic]), 0, -1)
+    schemas = [_without_place(schema_of(topic, version)) for version in versions]
     return {
         "name": topic,
         "title": topic,
-        "summary": data["description"],
+        "summary": schemas[0]["description"],
         "contentType": "application/cloudevents+json",
         "payload": {
             "type": "object",
@@ -211,11 +220,16 @@ def _message(topic: str) -> dict[str, Any]:
                 "traceparent": {"type": "string"},
                 "requestid": {"type": "string"},
                 "project": {"type": "string", "description": "The project of who did it."},
-                "data": inner,
+                "data": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
             },
         },
         "examples": [{"payload": sample}],
     }
+
+
+def _without_place(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema inside of another document has no address of its own on the web."""
+    return {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
 
 
 def json_schema(hint: Any) -> dict[str, Any]:

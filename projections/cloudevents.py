@@ -33,6 +33,7 @@ _SHOWN_TO_MEMBERS = frozenset(
         "os_hash_value",
         "member",
         "status",
+        "restored_to",
     }
 )
 _SHOWN_TO_OWNERS = _SHOWN_TO_MEMBERS | {
@@ -44,6 +45,8 @@ _SHOWN_TO_OWNERS = _SHOWN_TO_MEMBERS | {
     "reason",
     "bytes_sent",
     "bytes_asked",
+    "deletion",
+    "retained_until",
 }
 SHOWN = {OWN: _SHOWN_TO_OWNERS, SHARED: _SHOWN_TO_MEMBERS, WITHDRAWN: frozenset({"timestamp"})}
 """The fields of an event's state that each view shows; the view `full` shows all.

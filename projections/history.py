@@ -13,10 +13,9 @@ from uuid import UUID
 import orjson
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.image import EVENT_TYPES, Image
+from calotype.commands.image import EVENT_TYPES, Image, clock_text
 from calotype.projections.images import image_document
 from calotype.projections.positions import Positions
-from calotype.projections.spans import clock_text
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -24,7 +23,7 @@ _EVENTS = (
     "SELECT originator_version, topic, state, notification_id FROM stored_events "
     "WHERE originator_id = :id ORDER BY originator_version"
 )
-_DETAILS = ("member", "status", "store", "reason")
+_DETAILS = ("member", "status", "store", "reason", "retained_until")
 """What an event may tell beside the patch. Places of bytes and names of processes stay inside."""
 _LONG = 64
 """Histories of more events than this are folded in a thread."""

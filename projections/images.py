@@ -10,29 +10,45 @@ from typing import Any
 import orjson
 
 from calotype.commands.image import Image
-from calotype.projections.tables import BLOBS, IMAGES, MEMBERS, PROPERTIES, TAGS
+from calotype.projections.restorable import restorable_rows
+from calotype.projections.tables import BLOBS, IMAGES, MEMBERS, PROPERTIES, RESTORABLE, TAGS
 from calotype.stores.log.tables import Replace
 
 INDEXED_CHARACTERS = 200
 
-_TOUCHES_TAGS = (Image.Created, Image.TagAdded, Image.TagRemoved, Image.Updated, Image.Deleted)
-_TOUCHES_PROPERTIES = (Image.Created, Image.Updated, Image.Deleted)
-_TOUCHES_MEMBERS = (Image.MemberAdded, Image.MemberStatusSet, Image.MemberRemoved, Image.Deleted)
+_COMES_AND_GOES = (Image.Created, Image.Deleted, Image.Restored)
+_TOUCHES_TAGS = (*_COMES_AND_GOES, Image.TagAdded, Image.TagRemoved, Image.Updated)
+_TOUCHES_PROPERTIES = (*_COMES_AND_GOES, Image.Updated)
+_TOUCHES_MEMBERS = (
+    Image.MemberAdded,
+    Image.MemberStatusSet,
+    Image.MemberRemoved,
+    Image.Deleted,
+    Image.Restored,
+)
 _TOUCHES_BLOBS = (
     Image.UploadStarted,
     Image.UploadFailed,
     Image.DataStored,
     Image.LocationsChanged,
     Image.Deleted,
+    Image.Restored,
+    Image.Purged,
     Image.DataRemoved,
 )
-_ONLY_MEMBERS = (Image.MemberAdded, Image.MemberStatusSet, Image.MemberRemoved, Image.DataRemoved)
+_LEAVES_THE_IMAGE = (
+    Image.MemberAdded,
+    Image.MemberStatusSet,
+    Image.MemberRemoved,
+    Image.Purged,
+    Image.DataRemoved,
+)
 
 
 def rows_of(image: Image, events: Sequence[Image.Event]) -> list[Replace]:
     """The rows that change when `events`, the latest of `image`, are appended."""
     changes: list[Replace] = []
-    if not all(isinstance(event, _ONLY_MEMBERS) for event in events):
+    if not all(isinstance(event, _LEAVES_THE_IMAGE) for event in events):
         changes.append(Replace(IMAGES, image.id, _image_rows(image)))
     if _touched(events, _TOUCHES_TAGS, "tags") and (image.tags or image.version > 1):
         changes.append(Replace(TAGS, image.id, _tag_rows(image)))
@@ -44,7 +60,16 @@ def rows_of(image: Image, events: Sequence[Image.Event]) -> list[Replace]:
         changes.append(Replace(MEMBERS, image.id, _member_rows(image)))
     if any(isinstance(event, _TOUCHES_BLOBS) for event in events):
         changes.append(Replace(BLOBS, image.id, _blob_rows(image)))
+    if any(_touches_restorable(event) for event in events):
+        changes.append(Replace(RESTORABLE, image.id, restorable_rows(image)))
     return changes
+
+
+def _touches_restorable(event: Image.Event) -> bool:
+    # A deletion for good has no row there, and need not look for one.
+    if isinstance(event, Image.Deleted):
+        return event.retained_until is not None
+    return isinstance(event, (Image.Restored, Image.Purged))
 
 
 def _touched(events: Sequence[Image.Event], kinds: tuple[type, ...], what: str) -> bool:

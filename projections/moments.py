@@ -9,10 +9,11 @@ import re
 from datetime import UTC, datetime
 
 from calotype.commands.errors import Invalid, Unavailable
+from calotype.commands.image import clock_text
 from calotype.projections.following import wait_until_reached
 from calotype.projections.listing import Moment
 from calotype.projections.positions import Positions, positions_of
-from calotype.projections.spans import FOLLOWER, MOMENTS, blocks_at, clock_text
+from calotype.projections.spans import FOLLOWER, MOMENTS, blocks_at
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 LONGEST_WAIT_SECONDS = 5.0
@@ -79,18 +80,26 @@ class Moments:
             raise Behind("The tables of past moments are still being brought up to date.")
 
 
+def rfc3339(text: str) -> datetime:
+    """The time that RFC 3339 text says, in UTC. Raises ValueError for other text."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError("not an RFC 3339 time")
+    day, clock, fraction, offset = match.groups()
+    # A plus sign arrives as a blank where the caller did not encode it.
+    offset = "+00:00" if offset in "Zz" else offset.replace(" ", "+")
+    digits = (fraction or ".0")[:7]
+    try:
+        return datetime.fromisoformat(f"{day}T{clock}{digits:0<7}{offset}").astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
+
+
 def parse_time(text: str, field: str) -> datetime:
     """The RFC 3339 time. Raises Invalid naming `field` for other text and for the future."""
-    match = _TIME.fullmatch(text)
     try:
-        if match is None:
-            raise ValueError
-        day, clock, fraction, offset = match.groups()
-        # A plus sign arrives as a blank where the caller did not encode it.
-        offset = "+00:00" if offset in "Zz" else offset.replace(" ", "+")
-        digits = (fraction or ".0")[:7]
-        moment = datetime.fromisoformat(f"{day}T{clock}{digits:0<7}{offset}").astimezone(UTC)
-    except (ValueError, OverflowError):
+        moment = rfc3339(text)
+    except ValueError:
         raise Invalid(
             f"'{field}' is neither a position that this service gave out nor an RFC 3339 time "
             "such as 2026-01-31T12:00:00Z.",

@@ -35,11 +35,14 @@ _DATA = (
 _MEMBERS = f"SELECT member, document FROM {MEMBERS.name} WHERE image_id = :id ORDER BY position"
 _UNSETTLED = (
     "SELECT image_id, url, store, state, upload_id, holder "
-    f"FROM {BLOBS.name} WHERE state <> 'stored' ORDER BY image_id LIMIT :limit"
+    # The first condition is that of the index: SQLite takes it only where it is spelled so.
+    f"FROM {BLOBS.name} WHERE state <> 'stored' AND state IN ('intended', 'doomed') "
+    "ORDER BY image_id LIMIT :limit"
 )
 _BLOB_OF_URL = f"SELECT image_id, state FROM {BLOBS.name} WHERE url = :url"
 _STORED_BLOBS = (
-    f"SELECT url, image_id, store FROM {BLOBS.name} WHERE state = 'stored' AND url > :after "
+    f"SELECT url, image_id, store FROM {BLOBS.name} "
+    "WHERE state IN ('stored', 'retained') AND url > :after "
     "ORDER BY url LIMIT :limit"
 )
 _COUNTS = f"SELECT status, count(*), coalesce(sum(size), 0) FROM {IMAGES.name} GROUP BY status"
@@ -161,12 +164,15 @@ class Queries:
         return [UnsettledBlob(_uuid(row[0]), *row[1:]) for row in rows]
 
     async def blob_state(self, url: str) -> str | None:
-        """`intended`, `stored` or `doomed`; None when no image knows of bytes at this URL."""
+        """`intended`, `stored`, `retained` or `doomed`; None: no image knows of bytes there."""
         rows = await self._recorder.fetch(_BLOB_OF_URL, {"url": url})
         return rows[0][1] if rows else None
 
     async def stored_blobs(self, after: str, limit: int) -> list[tuple[str, UUID, str]]:
-        """`(url, image, store)` of bytes that images stand on, in order of URL, for paging."""
+        """`(url, image, store)` of bytes that images stand on, in order of URL, for paging.
+
+        Those of images that can be restored are among them.
+        """
         rows = await self._recorder.fetch(
             _STORED_BLOBS, {"after": after, "limit": limit}, heavy=True
         )

@@ -8,14 +8,14 @@ now cannot mean different things.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 from eventsourcing.persistence import Notification, StoredEvent
 
-from calotype.commands.image import EVENT_TYPES, Image
+from calotype.commands.image import EVENT_TYPES, Image, clock_text
 from calotype.projections.images import rows_of
 from calotype.projections.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
 from calotype.stores.log.log import event_mapper
@@ -137,11 +137,6 @@ def blocks_at(position: int, last_position: int) -> list[int]:
         if last_position >> _STEP_BITS * level == 0:
             return blocks
         level += 1
-
-
-def clock_text(moment: datetime) -> str:
-    """A moment in UTC with microseconds, so that text sorts as time."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def stored_of(notification: Notification) -> StoredEvent:

@@ -112,6 +112,29 @@ BLOBS = Table(
         Index("image_blobs_1_unsettled", ("state", "image_id"), where="state <> 'stored'"),
     ),
 )
-"""What should lie in the stores: intended, stored and doomed bytes of every image."""
+"""What should lie in the stores: intended, stored, retained and doomed bytes of every image."""
 
-TABLES = (IMAGES, MEMBERS, TAGS, PROPERTIES, BLOBS)
+RESTORABLE = Table(
+    name="restorable_images_1",
+    columns=(
+        Column("id", "uuid"),
+        Column("owner", "text", nullable=True),
+        Column("deleted_by", "text", nullable=True),
+        Column("deleted_at", "text"),
+        Column("retained_until", "text"),
+        Column("held_bytes", "integer"),
+        Column("document", "text"),
+    ),
+    key=("id",),
+    owner="id",
+    indexes=(
+        Index("restorable_images_1_by_age", ("deleted_at", "id")),
+        Index("restorable_images_1_by_owner", ("owner", "deleted_at", "id")),
+        Index("restorable_images_1_by_user", ("deleted_by", "deleted_at", "id")),
+        Index("restorable_images_1_by_end", ("retained_until", "id")),
+    ),
+)
+"""Deleted images that can be restored. `document` is what the API lists of each; times are RFC
+3339 in UTC with microseconds."""
+
+TABLES = (IMAGES, MEMBERS, TAGS, PROPERTIES, BLOBS, RESTORABLE)

@@ -8,6 +8,7 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 
 from calotype.commands.image import EVENT_TYPES, Image
+from calotype.projections.catalogue import fields_of, version_of
 from calotype.stores.log.log import event_mapper
 
 GOLDEN = Path(__file__).with_name("golden_events.ndjson")
@@ -31,6 +32,8 @@ def test_the_samples_still_make_the_image_that_they_made_when_they_were_stored()
         )
         event: Any = mapper.to_domain_event(stored)
         image = event.mutate(image)
+        if sample["state"].get("class_version", 1) < version_of(EVENT_TYPES[sample["topic"]]):
+            continue
         # Reading and writing again changes nothing.
         assert orjson.loads(mapper.to_stored_event(event).state) == sample["state"]
     assert image is not None
@@ -45,5 +48,6 @@ def test_the_samples_still_make_the_image_that_they_made_when_they_were_stored()
 
 @pytest.mark.parametrize("sample", _samples(), ids=lambda sample: sample["topic"])
 def test_no_event_holds_more_than_it_says(sample: dict[str, Any]) -> None:
-    fields = set(EVENT_TYPES[sample["topic"]].__dataclass_fields__)
-    assert set(sample["state"]) == fields - {"originator_id", "originator_version"}
+    kind, version = EVENT_TYPES[sample["topic"]], sample["state"].get("class_version", 1)
+    marked = {"class_version"} if version > 1 else set()
+    assert set(sample["state"]) == set(fields_of(kind, version)) | marked

@@ -206,7 +206,7 @@ def test_every_event_says_who_when_and_by_which_request() -> None:
 
 
 def test_topics_are_names_and_not_module_paths() -> None:
-    assert len(EVENT_TYPES) == 15
+    assert len(EVENT_TYPES) == 17
     for topic, kind in EVENT_TYPES.items():
         assert topic == kind.TOPIC
         assert topic.startswith("image.")

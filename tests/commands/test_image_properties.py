@@ -6,11 +6,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from calotype.commands import deletion
 from calotype.commands.errors import CalotypeError
 from calotype.commands.image import Image, create
 from calotype.commands.policy import Cause
-from calotype.commands.states import DOOMED, INTENDED, STORED
+from calotype.commands.states import DOOMED, INTENDED, RETAINED, STORED
 from calotype.projections.images import rows_of
+from calotype.projections.restorable import restorable_rows
 from calotype.stores.log.log import event_mapper
 
 CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
@@ -31,7 +33,7 @@ TRANSITIONS = {
     "saving": {"saving", "active", "queued", "deleted"},
     "active": {"active", "deactivated", "deleted"},
     "deactivated": {"deactivated", "active", "deleted"},
-    "deleted": {"deleted"},
+    "deleted": {"deleted", "queued", "active", "deactivated"},
 }
 """The Image API's status machine, without import and delayed delete."""
 
@@ -59,6 +61,8 @@ class ImageLife(RuleBasedStateMachine):
         if self.image.status == "deleted" and method.__name__ not in (
             "fail_upload",
             "note_data_removed",
+            "restore",
+            "purge",
         ):
             return  # Commands never get so far: a deleted image is not found.
         try:
@@ -125,9 +129,19 @@ class ImageLife(RuleBasedStateMachine):
     def switch(self, again: bool) -> None:
         self.wish(self.image.reactivate if again else self.image.deactivate)
 
-    @rule()
-    def delete(self) -> None:
-        self.wish(self.image.delete)
+    @rule(retention_seconds=st.sampled_from([0.0, 86400.0]))
+    def delete(self, retention_seconds: float) -> None:
+        self.wish(self.image.delete, retention_seconds=retention_seconds)
+
+    @rule(again=st.booleans())
+    def come_back_or_never(self, again: bool) -> None:
+        wish = deletion.restore if again else deletion.purge
+
+        def made(cause: Cause, **details: Any) -> None:
+            wish(self.image, cause, **details)
+
+        made.__name__ = wish.__name__
+        self.wish(made, **({} if again else {"reason": "r"}))
 
     @invariant()
     def statuses_follow_the_machine(self) -> None:
@@ -148,10 +162,13 @@ class ImageLife(RuleBasedStateMachine):
         states = [blob.state for blob in self.image.blobs.values()]
         alive = self.image.status in ("active", "deactivated")
         assert states.count(STORED) == (1 if alive else 0)
+        open_window = bool(restorable_rows(self.image))
+        assert states.count(RETAINED) == (1 if open_window and self.stored is not None else 0)
         assert states.count(INTENDED) == (1 if self.image.status == "saving" else 0)
         assert (
             all(blob.state == DOOMED for blob in self.image.blobs.values() if not blob.holder)
             or alive
+            or open_window
         )
 
     @invariant()

@@ -68,7 +68,7 @@ def test_real_events_are_as_their_schema_says_in_every_view(
         state=stored["state"],
         view=view,
     )
-    schema = schema_of(stored["topic"])
+    schema = schema_of(stored["topic"], stored["state"].get("class_version", 1))
     assert valid(schema, event["data"])
     shown = {name for name, of in schema["properties"].items() if view in of.get("x-shown-to", ())}
     assert set(event["data"]) == shown | {"version"}
