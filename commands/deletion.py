@@ -16,7 +16,7 @@ from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFoun
 from calotype.commands.fields import check_text
 from calotype.commands.image import Image, clock_text, image_uuid
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
-from calotype.commands.policy import Actor, Cause, allows, require
+from calotype.commands.policy import Actor, Cause, allows, require, refused
 from calotype.commands.states import DOOMED, RETAINED, Deletion
 from calotype.stores.images.driver import StoreError
 
@@ -177,7 +177,9 @@ def _require_deleted(actor: Actor, rule: str, image_id: str, image: Image | None
         # Who may read the history of a deleted image knows that there was one.
         seen = "get_image_history" if image.status == "deleted" else "get_image"
         if allows(actor, seen, image):
-            raise Forbidden(f"You are not authorized to complete {rule} action.")
+            refusal = Forbidden(f"You are not authorized to complete {rule} action.")
+            raise refused(refusal, actor, rule)
+        raise refused(NotFound(f"No image found with ID {image_id}"), actor, rule)
     raise NotFound(f"No image found with ID {image_id}")
 
 

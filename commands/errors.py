@@ -4,9 +4,24 @@ A command raises one of these; `calotype.http.errors` turns each into an answer 
 The message is shown to the caller, so it names the field and the fix and never holds a secret.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a refusal rests on, for the operator's log; callers are not shown it."""
+
+    rule: str
+    """The name of the policy's rule, of a protection or of a limit."""
+    actor: dict[str, Any]
+
 
 class CalotypeError(Exception):
     """The root of every refusal; the first argument is the explanation shown to the caller."""
+
+    decision: Decision | None = None
+    """Set where a policy, a protection or a quota refused."""
 
     @property
     def explanation(self) -> str:

@@ -5,6 +5,7 @@ domain's errors. `apply` of an event is the only code that changes state, so the
 commands, projections and replay. Statuses and transitions follow the Image API v2.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -338,6 +339,24 @@ class Image(Aggregate):
     def has_member(self, project: str | None) -> bool:
         """Whether the image was offered to the project, whatever it answered."""
         return project in self.members
+
+    def facts(self) -> Mapping[str, Any]:
+        """What rules may name of the image beside its owner, visibility and status."""
+        return {
+            **self.properties,
+            **self.fields,
+            "id": self.image_id,
+            "image_id": self.image_id,
+            "status": self.status,
+            "size": self.size,
+            "virtual_size": self.virtual_size,
+            "checksum": self.checksum,
+            "os_hash_algo": self.os_hash_algo,
+            "os_hash_value": self.os_hash_value,
+            "tags": self.tags,
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+        }
 
     # ---- wishes ----
 

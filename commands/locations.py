@@ -14,7 +14,7 @@ from calotype.commands.errors import Conflict, Forbidden, Invalid
 from calotype.commands.fields import check_count
 from calotype.commands.image import Image
 from calotype.commands.parts import Parts
-from calotype.commands.policy import Actor, Cause, allows
+from calotype.commands.policy import Actor, Cause, require
 from calotype.commands.states import STORED
 from calotype.stores.images.driver import StoreError
 
@@ -95,10 +95,10 @@ def _apply(
     checked: dict[str, str | None],
 ) -> None:
     if operation.op == "remove":
-        _require(actor, "delete_image_location", image)
+        require(actor, "delete_image_location", image)
         _remove(image, operation, locations)
         return
-    _require(actor, "set_image_location", image)
+    require(actor, "set_image_location", image)
     values = _values(operation)
     if operation.op == "replace":
         if not values:
@@ -183,8 +183,3 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
         return {name: value for name, value in location["metadata"].items() if name != "store"}
 
     return one["url"] == other["url"] and bare(one) == bare(other)
-
-
-def _require(actor: Actor, rule: str, image: Image) -> None:
-    if not allows(actor, rule, image):
-        raise Forbidden(f"You are not authorized to complete {rule} action.")

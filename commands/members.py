@@ -7,7 +7,7 @@ from calotype.commands import fields as rules
 from calotype.commands.errors import Forbidden, Invalid, LimitExceeded, NotFound
 from calotype.commands.image import Image, image_uuid
 from calotype.commands.parts import Parts
-from calotype.commands.policy import Actor, Cause, Target, allows, require
+from calotype.commands.policy import Actor, Cause, Target, allows, refused, require
 
 
 async def add_member(
@@ -45,10 +45,11 @@ async def set_member_status(
         require(actor, "get_image", image)
         assert image is not None
         if image.visibility != "shared" or not allows(actor, "get_member", image):
-            raise NotFound(f"No member {member} of that image")
+            raise refused(NotFound(f"No member {member} of that image"), actor, "get_member")
         _check_knows(actor, image, member)
         if not allows(actor, "modify_member", image):
-            raise Forbidden("Only the invited project may set its status.")
+            text = "Only the invited project may set its status."
+            raise refused(Forbidden(text), actor, "modify_member")
 
     wish = Image.set_member_status
     image: Image = await parts.log.change(image_uuid(image_id), check, wish, cause, member, status)

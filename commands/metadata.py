@@ -1,7 +1,6 @@
 """Commands on an image's metadata: create, update, tags, activation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ from calotype.commands.errors import Conflict, Forbidden
 from calotype.commands.image import Image, create, image_uuid
 from calotype.commands.locations import Place, change_locations, measure_places
 from calotype.commands.parts import Parts, new_id
-from calotype.commands.policy import Actor, Cause, allows, require
+from calotype.commands.policy import Actor, Cause, NewImage, require, require_new
 from calotype.stores.log.log import AlreadyExists
 
 
@@ -30,16 +29,6 @@ class Operation(Protocol):
     def strict(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _NewImage:
-    owner: str | None
-    visibility: str
-    status: str = "queued"
-
-    def has_member(self, project: str | None) -> bool:
-        return False
-
-
 async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str, Any]) -> Image:
     """Registers a queued image from the body of `POST /v2/images`.
 
@@ -50,9 +39,8 @@ async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str,
     fields, tags, properties = rules.split_body(body)
     if fields["owner"] is None and "owner" not in body:
         fields["owner"] = actor.project
-    target = _NewImage(fields["owner"], fields["visibility"])
-    if not allows(actor, "add_image", target):
-        raise Forbidden("You are not authorized to complete add_image action.")
+    target = NewImage(fields["owner"], fields["visibility"])
+    require_new(actor, "add_image", target)
     _require_visibility(actor, target, fields["visibility"])
     rules.check_count("properties", len(properties), parts.limits.properties)
     rules.check_count("tags", len(tags), parts.limits.tags)
@@ -157,8 +145,8 @@ def _apply_to_property(operation: Operation, name: str, properties: dict[str, st
 
 def _require_visibility(actor: Actor, image: Any, visibility: str) -> None:
     rule = {"public": "publicize_image", "community": "communitize_image"}.get(visibility)
-    if rule and not allows(actor, rule, image):
-        raise Forbidden(f"You are not authorized to complete {rule} action.")
+    if rule:
+        require_new(actor, rule, image)
 
 
 async def add_tag(parts: Parts, actor: Actor, cause: Cause, image_id: str, tag: str) -> None:

@@ -1,14 +1,16 @@
-"""Who may do what: the rules of the Image API's default policy, as questions a command asks.
+"""Who may do what: questions that commands and queries ask, and the rules that answer them.
 
-Rule names and defaults are those that operators know from Glance. A rule is a function of the
-actor and of the image; it never looks at anything else.
+Rule names and defaults are those that operators know from Glance; an operator's file overrides
+them. A rule is a function of the actor and of the image; it never looks at anything else.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
-from calotype.commands.errors import Forbidden, NotFound
+from calotype.commands.default_rules import DEFAULT_RULES
+from calotype.commands.errors import CalotypeError, Decision, Forbidden, NotFound
+from calotype.commands.rule_language import Text, compiled
 
 IMPLIED_ROLES = {"admin": "manager", "manager": "member", "member": "reader"}
 
@@ -27,6 +29,48 @@ class Target(Protocol):
 
     def has_member(self, project: str | None) -> bool: ...
 
+    def facts(self) -> Mapping[str, Any]:
+        """Everything else by its name in the API; only asked for by rules that name it."""
+        ...
+
+
+class Policy:
+    """The rules in force: the defaults, and what an operator's files put in their place."""
+
+    def __init__(
+        self, texts: Mapping[str, Text] | None = None, *, enforce_new_defaults: bool = True
+    ) -> None:
+        """Raises BadRule naming the rule that cannot be used."""
+        given = dict(texts or {})
+        effective: dict[str, Text] = {}
+        for default in DEFAULT_RULES:
+            effective[default.name] = default.text
+            if not enforce_new_defaults and default.former is not None:
+                effective[default.name] = f"({default.text}) or {default.former}"
+        effective |= given
+        self.texts = effective
+        """Every rule as it was written."""
+        self._rules, particular = compiled(effective)
+        self._tells_kinds_only = "get_image" not in particular
+        self._legacy = not enforce_new_defaults
+
+    def holds(self, rule: str, actor: "Actor", target: Target) -> bool:
+        """Whether the rule says yes; one that does not exist says no."""
+        decide = self._rules.get(rule)
+        if decide is None or not decide(actor, target):
+            return False
+        return not self._legacy or _legacy_holds(rule, actor, target)
+
+    def shows_all(self, actor: "Actor") -> bool:
+        """Whether `get_image` lets the actor see every image that a list could hold.
+
+        Only then no image of a list need be looked at. Decided by trying one image of each kind
+        that the rule can tell apart; a rule that could tell more kinds apart is not trusted.
+        """
+        return self._tells_kinds_only and all(
+            self.holds("get_image", actor, kind) for kind in _kinds_listed(actor)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -41,10 +85,33 @@ class Actor:
     """Roles of the service that asks on the user's behalf."""
     expires_at: float | None = None
     """When what the caller identified with ends, in seconds since 1970; None: never."""
+    policy: "Policy" = field(default_factory=lambda: DEFAULT_POLICY, compare=False, repr=False)
+    """The rules that this actor's wishes are judged by; the same for all of a request."""
     is_admin: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "is_admin", "admin" in self.roles)
+        object.__setattr__(self, "is_admin", False)  # A rule could ask for it while it is made.
+        admin = self.policy.holds("context_is_admin", self, _NOTHING)
+        object.__setattr__(self, "is_admin", admin)
+
+    def under(self, policy: "Policy") -> "Actor":
+        """The same actor judged by these rules."""
+        return self if self.policy is policy else replace(self, policy=policy)
+
+    def facts(self) -> dict[str, Any]:
+        """What rules may name of the actor."""
+        return {
+            "user_id": self.user,
+            "user": self.user,
+            "project_id": self.project,
+            "project": self.project,
+            "tenant": self.project,
+            "roles": sorted(self.roles),
+            "is_admin": self.is_admin,
+            "user_domain_id": self.user_domain,
+            "project_domain_id": self.project_domain,
+            "service_roles": sorted(self.service_roles),
+        }
 
     def recorded(self) -> dict[str, Any]:
         """What events say of the actor; never a token."""
@@ -80,109 +147,113 @@ def with_implied(roles: set[str]) -> frozenset[str]:
     return frozenset(roles)
 
 
-Rule = Callable[[Actor, Target], bool]
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """What is known of an image that is still to be made, or of any of a project's own."""
+
+    owner: str | None
+    visibility: str = "private"
+    status: str = "queued"
+    offered: bool = False
+
+    def has_member(self, project: str | None) -> bool:
+        return self.offered
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
 
 
-def _visible(actor: Actor, image: Target) -> bool:
+_NOTHING = NewImage(None)
+
+
+def in_sight(actor: Actor, image: Target) -> bool:
+    """Whether the actor can reach the image at all, before any rule is asked."""
     return (
-        image.owner is None
+        actor.is_admin
+        or image.owner is None
         or image.owner == actor.project
         or image.visibility in ("public", "community")
         or (image.visibility == "shared" and image.has_member(actor.project))
     )
 
 
-def _admin(actor: Actor, image: Target) -> bool:
-    return actor.is_admin
-
-
-def _owning_member(actor: Actor, image: Target) -> bool:
-    return actor.is_admin or (
-        "member" in actor.roles and actor.project is not None and image.owner == actor.project
-    )
-
-
-def _adding_member(actor: Actor, image: Target) -> bool:
-    # A token without a project makes an image without an owner, as in Glance.
-    return actor.is_admin or ("member" in actor.roles and image.owner == actor.project)
-
-
-def _seeing_reader(actor: Actor, image: Target) -> bool:
-    return actor.is_admin or ("reader" in actor.roles and _visible(actor, image))
-
-
-def _seeing_member(actor: Actor, image: Target) -> bool:
-    return actor.is_admin or ("member" in actor.roles and _visible(actor, image))
-
-
-def _sharing_reader(actor: Actor, image: Target) -> bool:
-    return actor.is_admin or (
-        "reader" in actor.roles
-        and actor.project is not None
-        and (image.owner == actor.project or image.has_member(actor.project))
-    )
-
-
-def _owning_reader(actor: Actor, image: Target) -> bool:
-    return (
-        actor.is_admin
-        or "auditor" in actor.roles
-        or ("reader" in actor.roles and actor.project is not None and image.owner == actor.project)
-    )
-
-
-def _invited_member(actor: Actor, image: Target) -> bool:
-    return actor.is_admin or ("member" in actor.roles and image.has_member(actor.project))
-
-
-RULES: dict[str, Rule] = {
-    "add_image": _adding_member,
-    "get_image": _seeing_reader,
-    "get_image_history": _owning_reader,
-    "modify_image": _owning_member,
-    "delete_image": _owning_member,
-    "restore_image": _owning_member,
-    "purge_image": _admin,
-    "upload_image": _owning_member,
-    "download_image": _seeing_member,
-    "publicize_image": _admin,
-    "communitize_image": _owning_member,
-    "deactivate": _owning_member,
-    "reactivate": _owning_member,
-    "add_member": _owning_member,
-    "delete_member": _owning_member,
-    "get_member": _sharing_reader,
-    "get_members": _sharing_reader,
-    "modify_member": _invited_member,
-    "set_image_location": _owning_member,
-    "delete_image_location": _admin,
-}
-
-
 def allows(actor: Actor, rule: str, image: Target) -> bool:
-    """Whether the policy lets the actor do this to the image."""
-    return RULES[rule](actor, image)
+    """Whether the policy lets the actor do this to an image that exists."""
+    return in_sight(actor, image) and actor.policy.holds(rule, actor, image)
 
 
 def require(actor: Actor, rule: str, image: Target | None) -> None:
     """Raises Forbidden, or NotFound where there is no image or the actor may not know of it."""
     if image is None or image.status == "deleted":
         raise NotFound("No image found with that ID")
-    if RULES[rule](actor, image):
+    if allows(actor, rule, image):
         return
-    if not RULES["get_image"](actor, image):
-        raise NotFound("No image found with that ID")
-    raise Forbidden(f"You are not authorized to complete {rule} action.")
+    if rule == "get_image" or not allows(actor, "get_image", image):
+        raise refused(NotFound("No image found with that ID"), actor, rule)
+    raise refused(Forbidden(f"You are not authorized to complete {rule} action."), actor, rule)
+
+
+def require_new(actor: Actor, rule: str, image: Target) -> None:
+    """Raises Forbidden unless the rule holds for an image that is not made yet."""
+    if not actor.policy.holds(rule, actor, image):
+        raise refused(Forbidden(f"You are not authorized to complete {rule} action."), actor, rule)
+
+
+def may(actor: Actor, rule: str) -> bool:
+    """Whether a rule that is about no particular image holds for the actor and its project."""
+    return actor.policy.holds(rule, actor, NewImage(actor.project))
+
+
+def require_call(actor: Actor, rule: str, explanation: str = "") -> None:
+    """Raises Forbidden unless `may`."""
+    if not may(actor, rule):
+        text = explanation or f"You are not authorized to complete {rule} action."
+        raise refused(Forbidden(text), actor, rule)
+
+
+Refusal = TypeVar("Refusal", bound=CalotypeError)
+
+
+def refused(error: Refusal, actor: Actor, rule: str) -> Refusal:
+    """The error, with what was decided about whom, for the log of refusals."""
+    error.decision = Decision(rule, actor.recorded())
+    return error
 
 
 def as_auditor(actor: Actor) -> Actor:
-    """The actor for reads of the past, where the role auditor reads what admin reads."""
-    if actor.is_admin or "auditor" not in actor.roles:
+    """The actor for reads of the past, where who may read all of it reads what admin reads."""
+    if actor.is_admin or not may(actor, "get_all_past_images"):
         return actor
-    return Actor(actor.user, actor.project, actor.roles | {"admin"})
+    return replace(actor, policy=_READS_ALL)
 
 
-def require_listing(actor: Actor) -> None:
-    """The rule `get_images`: readers may list. Raises Forbidden."""
-    if not actor.is_admin and "reader" not in actor.roles:
-        raise Forbidden("You are not authorized to complete get_images action.")
+def _kinds_listed(actor: Actor) -> list[NewImage]:
+    """One image of each kind that a list for this actor could hold."""
+    kinds = [NewImage(actor.project, visibility) for visibility in _VISIBILITIES]
+    for owner in (None, "\x00somebody else"):
+        kinds += [NewImage(owner, visibility) for visibility in ("public", "community")]
+        kinds.append(NewImage(owner, "shared", offered=True))
+        if actor.is_admin:
+            kinds += [NewImage(owner, visibility) for visibility in ("private", "shared")]
+    return kinds
+
+
+def _legacy_holds(rule: str, actor: Actor, target: Target) -> bool:
+    """What was checked in code before the personas; still is while the old defaults hold too."""
+    if actor.is_admin:
+        return True
+    if rule in _FOR_OWNERS:
+        return target.owner == actor.project
+    return rule != "modify_member" or target.owner != actor.project
+
+
+_VISIBILITIES = ("public", "community", "shared", "private")
+_FOR_OWNERS = frozenset({
+    "add_image", "modify_image", "delete_image", "upload_image", "communitize_image",
+    "deactivate", "reactivate", "set_image_location", "delete_image_location",
+    "add_member", "delete_member",
+})  # fmt: skip
+
+DEFAULT_POLICY = Policy()
+"""What holds while no operator says otherwise, and for what the service does on its own."""
+_READS_ALL = Policy({"context_is_admin": "@"})

@@ -5,7 +5,8 @@ import re
 import orjson
 from aiohttp import web
 
-from calotype.commands.errors import Forbidden, Invalid, NotFound
+from calotype.commands.errors import Invalid, NotFound
+from calotype.commands.policy import require_call
 from calotype.http.conversation import API, actor_of, json_answer
 from calotype.projections.positions import positions_of
 from calotype.projections.sealed import NotSealed, Sealed, in_base64
@@ -19,9 +20,8 @@ _SIZE = re.compile(r"[1-9][0-9]{0,17}")
 
 def _sealed(request: web.Request) -> Sealed:
     """The seal, if this caller may see it. Raises Forbidden."""
-    actor = actor_of(request)
-    if not actor.is_admin and "auditor" not in actor.roles:
-        raise Forbidden("The seal of the event log is for the roles admin and auditor.")
+    text = "The seal of the event log is for the roles admin and auditor."
+    require_call(actor_of(request), "get_seal", text)
     return Sealed(request.app[API].parts.log.recorder)
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from calotype.commands.downloads import Downloads
 from calotype.commands.errors import CalotypeError, Invalid
 from calotype.commands.parts import Parts
-from calotype.commands.policy import Actor, Cause
+from calotype.commands.policy import DEFAULT_POLICY, Actor, Cause, Policy
 from calotype.http.errors import OWN_CALLS, SENTENCES, TITLES, error_answer, problem, status_of
 from calotype.projections.feed import Feed
 from calotype.projections.moments import Moments
@@ -50,6 +50,8 @@ class Api:
     feed: Feed
     identify: Identify
     """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
+    policy: Policy = DEFAULT_POLICY
+    """The rules in force."""
     default_limit: int = 25
     max_limit: int = 1000
     direct_url_shown: bool = False
@@ -62,6 +64,10 @@ class Api:
     """Requests that are being handled."""
     downloads: Downloads | None = None
     """Where downloads are noted; None: they are not recorded."""
+
+    def use_policy(self, policy: Policy) -> None:
+        """From now on requests are judged by these rules; those that run keep theirs."""
+        self.policy = policy
 
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -97,6 +103,7 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
         status = 401 if isinstance(error, Unauthenticated) else status_of(error)
         headers = getattr(error, "headers", None)
         field = getattr(error, "field", None)
+        _log_refusal(request, error)
         response = _refusal(request, status, error.explanation, headers, field)
     except web.HTTPException as error:
         if error.status == 405 and request.method == "OPTIONS":
@@ -119,6 +126,18 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
     if not response.prepared:
         response.headers["x-openstack-request-id"] = request[REQUEST_ID]
     return response
+
+
+def _log_refusal(request: web.Request, error: CalotypeError) -> None:
+    """One line for the operator where a rule refused; other refusals are the caller's affair."""
+    if error.decision is not None:
+        log.info(
+            "refused",
+            rule=error.decision.rule,
+            actor=error.decision.actor,
+            target=f"{request.method} {request.path}",
+            request_id=request[REQUEST_ID],
+        )
 
 
 def _failure(request: web.Request, error: Exception) -> web.Response:
@@ -170,8 +189,10 @@ async def identify(request: web.Request) -> None:
 
 def actor_of(request: web.Request) -> Actor:
     """Who asks, as `identify` has found out before."""
-    tell = request.app[API].identify
-    return tell if isinstance(tell, Actor) else request[_ACTOR]
+    api = request.app[API]
+    tell = api.identify
+    actor = tell if isinstance(tell, Actor) else request[_ACTOR]
+    return actor if actor.policy is api.policy else actor.under(api.policy)
 
 
 def cause_of_request(request: web.Request, actor: Actor) -> Cause:

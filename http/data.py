@@ -13,12 +13,11 @@ from calotype.commands.errors import (
     CalotypeError,
     Forbidden,
     Invalid,
-    NotFound,
     RangeUnsatisfiable,
     UnsupportedMedia,
 )
 from calotype.commands.image import image_uuid
-from calotype.commands.policy import Actor, allows, require
+from calotype.commands.policy import Actor, require
 from calotype.http.conversation import API, REQUEST_ID, Api, actor_of, cause_of_request, refuse_body
 from calotype.http.sending import Sent, open_source, send
 from calotype.projections.queries import ImageRow
@@ -87,10 +86,9 @@ async def download(request: web.Request) -> web.StreamResponse:
     api, actor = request.app[API], actor_of(request)
     if "prefer" in request.query:
         raise Invalid("Parameter 'prefer' needs several stores; there is only one here.")
-    image_id = request.match_info["image_id"]
-    row = await api.queries.image_data(image_uuid(image_id), actor.project)
-    if row is None or not allows(actor, "get_image", row):
-        raise NotFound(f"No image found with ID {image_id}")
+    row = await api.queries.image_data(image_uuid(request.match_info["image_id"]), actor.project)
+    require(actor, "get_image", row)
+    assert row is not None
     if row.status == "deactivated" and not actor.is_admin:
         raise Forbidden(
             "The requested image has been deactivated. Image data download is forbidden."

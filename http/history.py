@@ -7,7 +7,7 @@ from aiohttp import web
 
 from calotype.commands.errors import Forbidden, Invalid, NotFound
 from calotype.commands.image import image_uuid
-from calotype.commands.policy import Actor, allows, as_auditor, require_listing
+from calotype.commands.policy import Actor, allows, as_auditor, refused, require_call
 from calotype.http.conversation import API, Api, actor_of, json_answer, refuse_body
 from calotype.http.filters import page_links, parse_list
 from calotype.http.images import check_text, shown
@@ -45,7 +45,7 @@ async def index(request: web.Request) -> web.Response:
     """GET /log/v1/images?as_of=: one page of the list as it was, with the filters of /v2/images."""
     refuse_body(request)
     api, actor = request.app[API], as_auditor(actor_of(request))
-    require_listing(actor)
+    require_call(actor, "get_past_images")
     parameters = list(request.query.items())
     check_text(parameters)
     moment = await api.moments.at(_only("as_of", parameters), "as_of")
@@ -104,7 +104,7 @@ async def _document_then(api: Api, actor: Actor, image_id: str, moment: Moment) 
 
 
 def _allowed(actor: Actor, found: History | None, image_id: str) -> History:
-    if found is not None and allows(actor, "get_image_history", found.image):
+    if found is not None and actor.policy.holds("get_image_history", actor, found.image):
         return found
     if (
         found is None
@@ -112,7 +112,8 @@ def _allowed(actor: Actor, found: History | None, image_id: str) -> History:
         or not allows(actor, "get_image", found.image)
     ):
         raise NotFound(f"No image found with ID {image_id}")
-    raise Forbidden("Only the project that owns an image may read its history.")
+    text = "Only the project that owns an image may read its history."
+    raise refused(Forbidden(text), actor, "get_image_history")
 
 
 def _parameters(request: web.Request, known: tuple[str, ...]) -> dict[str, str]:

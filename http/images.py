@@ -6,7 +6,7 @@ from aiohttp import web
 from calotype.commands import deletion, metadata
 from calotype.commands.errors import Invalid, NotFound
 from calotype.commands.image import Image, image_uuid
-from calotype.commands.policy import Actor, allows, require_listing
+from calotype.commands.policy import Actor, require, require_call
 from calotype.http.conversation import (
     API,
     Api,
@@ -37,10 +37,9 @@ async def show(request: web.Request) -> web.Response:
     """GET /v2/images/{image_id}."""
     refuse_body(request)
     api, actor = request.app[API], actor_of(request)
-    image_id = request.match_info["image_id"]
-    row = await api.queries.image(image_uuid(image_id), actor.project)
-    if row is None or not allows(actor, "get_image", row):
-        raise NotFound(f"No image found with ID {image_id}")
+    row = await api.queries.image(image_uuid(request.match_info["image_id"]), actor.project)
+    require(actor, "get_image", row)
+    assert row is not None
     document = row.document.encode()
     return json_answer(shown(api, actor, document, row.locations, row.status))
 
@@ -48,7 +47,7 @@ async def show(request: web.Request) -> web.Response:
 async def index(request: web.Request) -> web.Response:
     """GET /v2/images: one page of the list."""
     api, actor = request.app[API], actor_of(request)
-    require_listing(actor)
+    require_call(actor, "get_images")
     parameters = list(request.query.items())
     check_text(parameters)
     query = parse_list(parameters, default_limit=api.default_limit, max_limit=api.max_limit)

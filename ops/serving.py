@@ -19,6 +19,7 @@ from calotype.http.conversation import Api
 from calotype.http.routes import application
 from calotype.ops import sweeper, wiring
 from calotype.ops.audit_key import make_key, signer_of
+from calotype.ops.policy_files import watch_policy
 from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
 from calotype.stores.images.driver import StoreError
@@ -97,6 +98,7 @@ async def _serve(settings: Settings) -> int:
     if settings.audit.seal:
         sealing = seal_for_ever(recorder, signer, parts.process_id)
         chores.append(asyncio.create_task(sealing))
+    chores.append(asyncio.create_task(watch_policy(settings.policy, api.use_policy)))
     if _is_child():
         chores.append(asyncio.create_task(_watch_parent(stopping)))
     runner = web.AppRunner(

@@ -92,6 +92,17 @@ class Identity(_Table):
     """none: the project that everybody acts in, and that owns new images."""
 
 
+class Policy(_Table):
+    """`[policy]`: who may do what, in the language of oslo.policy."""
+
+    file: str = ""
+    """YAML or JSON file with the rules that differ from the defaults; empty = none do."""
+    directories: list[str] = []
+    """Directories with more such files; read after the file in order of names, later ones win."""
+    enforce_new_defaults: bool = True
+    """false: what held before the personas reader and member holds too, for who may own."""
+
+
 class Limits(_Table):
     """`[limits]`: static limits; -1 is no limit."""
 
@@ -194,6 +205,7 @@ class Settings(BaseSettings):
     log: Log = Log()
     store: Store = Store()
     identity: Identity = Identity()
+    policy: Policy = Policy()
     limits: Limits = Limits()
     deletion: Deletion = Deletion()
     formats: Formats = Formats()

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from calotype.commands.errors import Forbidden, Invalid
-from calotype.commands.policy import Actor
+from calotype.commands.policy import Actor, may, require_call
 from calotype.projections.audience import EVENT_AUDIENCE, FOLLOWER, FULL, OWN, SHARED
 from calotype.projections.cloudevents import encoded_event, encoded_snapshot
 from calotype.projections.positions import Positions, positions_of
@@ -104,10 +104,12 @@ class Snapshot:
 
 def reader_of(actor: Actor) -> str | None:
     """The project whose feed the actor reads; None: everything. Raises Forbidden."""
-    if actor.is_admin or "auditor" in actor.roles:
+    if may(actor, "get_all_events"):
         return None
-    if "reader" not in actor.roles or actor.project is None:
-        raise Forbidden("Only readers of a project, auditors and administrators read the feed.")
+    text = "Only readers of a project, auditors and administrators read the feed."
+    require_call(actor, "get_events", text)
+    if actor.project is None:
+        raise Forbidden(text)
     return actor.project
 
 

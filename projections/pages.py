@@ -113,7 +113,7 @@ def page_statement(
 
 
 def marker_statement(query: ListQuery, moment: Moment | None = None) -> str:
-    """Gives `(owner, visibility, is_member, sort values...)` of the image `:id` for `:project`.
+    """Gives `(owner, visibility, is_member, document, sort values...)` of the image `:id` for `:project`.
 
     With a moment, `:at` is its position.
     """
@@ -123,7 +123,7 @@ def marker_statement(query: ListQuery, moment: Moment | None = None) -> str:
     expressions = ", ".join(SORT_EXPRESSIONS[key] for key, _ in query.sort)
     return (
         f"SELECT i.owner, i.visibility, EXISTS (SELECT 1 FROM {statement.members} m WHERE "
-        f"{member}), {expressions} FROM {statement.images} i WHERE {image}"
+        f"{member}), i.document, {expressions} FROM {statement.images} i WHERE {image}"
     )
 
 

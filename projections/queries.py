@@ -1,5 +1,6 @@
 """Reads of the query tables: the only way in which the API learns about images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -29,8 +30,8 @@ _SHOW_THEN = (
     "WHERE i.id = :id AND i.from_position <= :at AND i.to_position > :at"
 )
 _DATA = (
-    f"SELECT i.owner, i.visibility, i.status, {_MEMBERSHIP}, i.size, i.checksum, i.locations "
-    f"FROM {IMAGES.name} i WHERE i.id = :id"
+    f"SELECT i.owner, i.visibility, i.status, {_MEMBERSHIP}, i.document, i.locations, "
+    f"i.size, i.checksum FROM {IMAGES.name} i WHERE i.id = :id"
 )
 _MEMBERS = f"SELECT member, document FROM {MEMBERS.name} WHERE image_id = :id ORDER BY position"
 _UNSETTLED = (
@@ -65,6 +66,11 @@ class ImageRow:
     def has_member(self, project: str | None) -> bool:
         return bool(self.is_member)
 
+    def facts(self) -> Mapping[str, Any]:
+        """What rules may name of the image beside its owner, visibility and status."""
+        facts: dict[str, Any] = orjson.loads(self.document)
+        return {**facts, "image_id": facts["id"]}
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -97,16 +103,14 @@ class Queries:
         rows = await self._recorder.fetch(_SHOW, {"id": aggregate_id, "project": project})
         if not rows:
             return None
-        owner, visibility, status, is_member, document, locations = rows[0]
-        return ImageRow(owner, visibility, status, is_member, document, locations)
+        return ImageRow(*rows[0])
 
     async def image_data(self, aggregate_id: UUID, project: str | None) -> ImageRow | None:
         """The image's row with what a download needs, or None."""
         rows = await self._recorder.fetch(_DATA, {"id": aggregate_id, "project": project})
         if not rows:
             return None
-        owner, visibility, status, is_member, size, checksum, locations = rows[0]
-        return ImageRow(owner, visibility, status, is_member, "", locations, size, checksum)
+        return ImageRow(*rows[0])
 
     async def image_then(self, aggregate_id: UUID, actor: Actor, moment: Moment) -> ImageRow | None:
         """The image's row as it was, if the actor could see it then and may see it today."""
@@ -127,12 +131,30 @@ class Queries:
         if query.limit == 0:
             return Page([], None)
         after = await self._marker(query, actor, moment) if query.marker is not None else None
-        sql, parameters = page_statement(query, actor, after, moment)
-        rows = await self._recorder.fetch(sql, parameters, heavy=True)
-        images = [(row[0], row[2], row[3]) for row in rows[: query.limit]]
-        if len(rows) <= query.limit:
-            return Page(images, None)
-        return Page(images, orjson.loads(images[-1][0])["id"])
+        sees_all = actor.policy.shows_all(actor)
+        images: list[tuple[str, str, str]] = []
+        while True:
+            sql, parameters = page_statement(query, actor, after, moment)
+            rows = await self._recorder.fetch(sql, parameters, heavy=True)
+            seen = [row for row in rows if sees_all or await self._shown(actor, row[0])]
+            images += [(row[0], row[2], row[3]) for row in seen]
+            if len(images) > query.limit or len(rows) <= query.limit:
+                break
+            after = rows[-1][4:]  # Fewer were seen than a page holds: read on behind the last row.
+        more = len(images) > query.limit
+        images = images[: query.limit]
+        return Page(images, orjson.loads(images[-1][0])["id"] if more else None)
+
+    async def _shown(self, actor: Actor, document: str) -> bool:
+        """Whether an operator's rule, which looks at the image, lets the actor see this one."""
+        facts = orjson.loads(document)
+        shared = facts["visibility"] == "shared" and facts["owner"] != actor.project
+        is_member = False
+        if shared and actor.project is not None:
+            members = await self.members(UUID(facts["id"]))
+            is_member = any(member == actor.project for member, _ in members)
+        row = ImageRow(facts["owner"], facts["visibility"], facts["status"], is_member, document)
+        return actor.policy.holds("get_image", actor, row)
 
     async def _marker(
         self, query: ListQuery, actor: Actor, moment: Moment | None
@@ -148,8 +170,8 @@ class Queries:
         rows = await self._recorder.fetch(marker_statement(query, moment), values)
         if not rows:
             raise unknown
-        owner, visibility, is_member, *marks = rows[0]
-        if not allows(actor, "get_image", ImageRow(owner, visibility, "", is_member)):
+        owner, visibility, is_member, document, *marks = rows[0]
+        if not allows(actor, "get_image", ImageRow(owner, visibility, "", is_member, document)):
             raise Forbidden("The marker is an image that you may not see.")
         return tuple(marks)
 
