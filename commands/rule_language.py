@@ -59,6 +59,13 @@ def compiled(texts: Mapping[str, Text]) -> tuple[dict[str, Rule], frozenset[str]
     return rules, frozenset(particular)
 
 
+def grants_to(rule: str, text: Text) -> bool:
+    """Whether whoever fulfils `rule` fulfils the text, because it begins `rule:... or`."""
+    tree = _parsed(rule, text)
+    first = tree.rules[0] if isinstance(tree, oslo.OrCheck) else tree
+    return isinstance(first, oslo.RuleCheck) and bool(first.match == rule)
+
+
 def _parsed(name: str, text: Any) -> Any:
     if not isinstance(text, (str, list, tuple)):
         raise BadRule(name, f"must be text, not {type(text).__name__}")

@@ -86,8 +86,9 @@ async def download(request: web.Request) -> web.StreamResponse:
     api, actor = request.app[API], actor_of(request)
     if "prefer" in request.query:
         raise Invalid("Parameter 'prefer' needs several stores; there is only one here.")
-    row = await api.queries.image_data(image_uuid(request.match_info["image_id"]), actor.project)
-    require(actor, "get_image", row)
+    image_id = request.match_info["image_id"]
+    row = await api.queries.image_data(image_uuid(image_id), actor.project)
+    require(actor, "get_image", row, f"No image found with ID {image_id}")
     assert row is not None
     if row.status == "deactivated" and not actor.is_admin:
         raise Forbidden(

@@ -37,8 +37,9 @@ async def show(request: web.Request) -> web.Response:
     """GET /v2/images/{image_id}."""
     refuse_body(request)
     api, actor = request.app[API], actor_of(request)
-    row = await api.queries.image(image_uuid(request.match_info["image_id"]), actor.project)
-    require(actor, "get_image", row)
+    image_id = request.match_info["image_id"]
+    row = await api.queries.image(image_uuid(image_id), actor.project)
+    require(actor, "get_image", row, f"No image found with ID {image_id}")
     assert row is not None
     document = row.document.encode()
     return json_answer(shown(api, actor, document, row.locations, row.status))

@@ -43,11 +43,12 @@ def load_policy(settings: PolicySettings) -> Policy:
 
 async def watch_policy(settings: PolicySettings, use: Callable[[Policy], None]) -> None:
     """Puts a changed policy to use within seconds, until cancelled."""
-    known = await asyncio.to_thread(_state, settings)
+    known = noticed = await asyncio.to_thread(_state, settings)
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         now = await asyncio.to_thread(_state, settings)
-        if now == known:
+        if now == known or now != noticed:
+            noticed = now  # It may be half-written: wait until it rests.
             continue
         known = now
         try:

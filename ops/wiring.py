@@ -2,14 +2,9 @@
 
 from calotype.commands.downloads import Downloads
 from calotype.commands.parts import Limits, Parts
-<<<<<<< HEAD
 from calotype.http.conversation import Api, Identify
 from calotype.http.identity import by_trusted_headers, everybody_is
-=======
-from calotype.http.conversation import Api
-from calotype.http.identity import Identify, by_trusted_headers, everybody_is
 from calotype.ops.policy_files import load_policy
->>>>>>> 53e451d (Judge by the rules of oslo.policy, and by an operator's files)
 from calotype.ops.settings import Settings
 from calotype.projections import audience
 from calotype.projections.feed import Feed

@@ -113,9 +113,9 @@ def page_statement(
 
 
 def marker_statement(query: ListQuery, moment: Moment | None = None) -> str:
-    """Gives `(owner, visibility, is_member, document, sort values...)` of the image `:id` for `:project`.
+    """Gives `(owner, visibility, is_member, document, sort values...)` of the image `:id`.
 
-    With a moment, `:at` is its position.
+    `is_member` is about `:project`. With a moment, `:at` is its position.
     """
     statement = _Statement(moment)
     member = " AND ".join(["m.image_id = i.id", "m.member = :project", *statement.holds("m")])
