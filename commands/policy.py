@@ -200,7 +200,7 @@ def require(
     """
     if image is None or image.status == "deleted":
         raise NotFound(missing)
-    if allows(actor, rule, image):
+    if in_sight(actor, image) and actor.policy.holds(rule, actor, image):
         return
     if rule == "get_image" or not allows(actor, "get_image", image):
         raise refused(NotFound(missing), actor, rule)
