@@ -268,6 +268,6 @@ _FOR_OWNERS = frozenset({
     "add_member", "delete_member",
 })  # fmt: skip
 
-DEFAULT_POLICY = Policy()
+DEFAULT_POLICY: Policy = Policy()
 """What holds while no operator says otherwise, and for what the service does on its own."""
 _READS_ALL = Policy({"context_is_admin": "@"})

@@ -74,7 +74,7 @@ def _parsed(name: str, text: Any) -> Any:
     logger.addHandler(complaints)
     logger.propagate = False
     try:
-        tree = oslo.RuleDefault(name, text).check
+        tree = oslo.RuleDefault(name, text).check  # type: ignore[arg-type]
     except Exception as error:
         raise BadRule(name, f"cannot be understood: {error}") from None
     finally:

@@ -102,5 +102,6 @@ def _rules_in(path: Path) -> list[tuple[str, Any, int]]:
         return []
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise SettingsError(f"policy.file: {path}, line 1: must map names of rules to their texts")
+    assert isinstance(tree, yaml.MappingNode)
     lines = {key.value: key.start_mark.line + 1 for key, _ in tree.value}
     return [(name, rule, lines.get(name, 1)) for name, rule in content.items()]

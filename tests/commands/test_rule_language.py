@@ -65,3 +65,20 @@ def test_every_rule_answers_as_oslo_policy_does(text, one, actor, image) -> None
 def test_a_rule_that_cannot_be_used_is_named(texts, why) -> None:
     with pytest.raises(BadRule, match=why):
         Policy(texts)
+
+
+@pytest.mark.parametrize(
+    ("rule", "owner", "offered", "allowed"),
+    [
+        ("modify_image", "p1", False, True),
+        ("modify_image", "p2", True, False),
+        ("modify_member", "p2", True, True),
+        ("modify_member", "p1", False, False),
+        ("publicize_image", "p1", False, False),
+    ],
+)
+def test_former_defaults_need_no_persona_but_the_owner(rule, owner, offered, allowed) -> None:
+    nobody = Actor("alice", "p1", frozenset())
+    image = NewImage(owner, "shared", offered=offered)
+    assert Policy(enforce_new_defaults=False).holds(rule, nobody, image) == allowed
+    assert not Policy().holds(rule, nobody, image)
