@@ -16,7 +16,7 @@ from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFoun
 from calotype.commands.fields import check_text
 from calotype.commands.image import Image, clock_text, image_uuid
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
-from calotype.commands.policy import Actor, Cause, allows, require, refused
+from calotype.commands.policy import Actor, Cause, allows, refused, require
 from calotype.commands.states import DOOMED, RETAINED, Deletion
 from calotype.stores.images.driver import StoreError
 

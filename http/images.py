@@ -4,7 +4,7 @@ import orjson
 from aiohttp import web
 
 from calotype.commands import deletion, metadata
-from calotype.commands.errors import Invalid, NotFound
+from calotype.commands.errors import Invalid
 from calotype.commands.image import Image, image_uuid
 from calotype.commands.policy import Actor, require, require_call
 from calotype.http.conversation import (

@@ -12,7 +12,7 @@ from aiohttp import web
 from calotype.commands import deletion
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.image import clock_text
-from calotype.commands.policy import Actor
+from calotype.commands.policy import Actor, require_call
 from calotype.http.conversation import (
     API,
     actor_of,
@@ -80,8 +80,9 @@ async def purge(request: web.Request) -> web.Response:
 def _wanted(given: dict[str, str], actor: Actor, now: str) -> Wanted:
     owner = given.get("owner")
     if not actor.is_admin:
-        if "member" not in actor.roles or actor.project is None:
-            raise Forbidden("You are not authorized to complete restore_image action.")
+        require_call(actor, "restore_image")
+        if actor.project is None:
+            raise Forbidden("Only administrators list what was deleted without a project.")
         if owner not in (None, actor.project):
             raise Forbidden("Only administrators list what other projects have deleted.")
         owner = actor.project
