@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from calotype.ops import audit, event_log, history, wiring
+from calotype.ops import audit, event_log, history, restoring, wiring
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import Settings, SettingsError, load_settings
 from calotype.stores.log.log import LogUnavailable
@@ -29,6 +29,9 @@ app.add_typer(config_app, name="config")
 app.add_typer(audit.app, name="audit")
 app.add_typer(event_log.app, name="log")
 app.command()(history.history)
+app.command()(restoring.restorable)
+app.command()(restoring.restore)
+app.command()(restoring.purge)
 
 
 @app.command()
