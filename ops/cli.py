@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from calotype.ops import audit, event_log, history, restoring, wiring
+from calotype.ops import audit, event_log, history, projections, restoring, wiring
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import Settings, SettingsError, load_settings
 from calotype.stores.log.log import LogUnavailable
@@ -28,6 +28,7 @@ config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True
 app.add_typer(config_app, name="config")
 app.add_typer(audit.app, name="audit")
 app.add_typer(event_log.app, name="log")
+app.add_typer(projections.app, name="projections")
 app.command()(history.history)
 app.command()(restoring.restorable)
 app.command()(restoring.restore)

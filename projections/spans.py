@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 from eventsourcing.persistence import Notification, StoredEvent
 
-from calotype.commands.image import EVENT_TYPES, Image, clock_text
+from calotype.commands.image import EVENT_TYPES, Image, api_time, clock_text
 from calotype.projections.images import rows_of
 from calotype.projections.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
 from calotype.stores.log.log import event_mapper
@@ -220,6 +220,17 @@ def written(noted: Noted) -> list[Change]:
     return changes
 
 
+def moment_after(before: tuple[str, str], topic: str, timestamp: datetime) -> tuple[str, str]:
+    """`clock` and `newest_created_at` of MOMENTS after an event, given those of the one before."""
+    born = api_time(timestamp) if topic == Image.Created.TOPIC else ""
+    return max(before[0], clock_text(timestamp)), max(before[1], born)
+
+
+def timestamp_in(state: bytes) -> datetime:
+    """The time of a stored event of any type."""
+    return datetime.fromisoformat(orjson.loads(bytes(state))["timestamp"])
+
+
 class ImageSpans:
     """Folds pages of the log into spans, for a `Follower`. Works in any thread, one at a time."""
 
@@ -244,18 +255,15 @@ class ImageSpans:
         return [*written(noted), Put(MOMENTS, moments)]
 
     def _fold_one(self, notification: Notification, noted: Noted) -> tuple[int, str, str]:
-        created_at = ""
         if notification.topic in EVENT_TYPES:
             life = self._life(notification)
             event: Any = self._mapper.to_domain_event(stored_of(notification))
             life.apply(event, notification.id, noted)
-            moment = event.timestamp
-            if isinstance(event, Image.Created):
-                created_at = life.image.created_at
+            timestamp = event.timestamp
         else:
-            moment = datetime.fromisoformat(orjson.loads(notification.state)["timestamp"])
-        clock, newest = self._moment or self._moment_before(notification.id)
-        self._moment = max(clock, clock_text(moment)), max(newest, created_at)
+            timestamp = timestamp_in(notification.state)
+        before = self._moment or self._moment_before(notification.id)
+        self._moment = moment_after(before, notification.topic, timestamp)
         return (notification.id, *self._moment)
 
     def _moment_before(self, position: int) -> tuple[str, str]:

@@ -8,8 +8,8 @@ few connections of their own.
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from calotype.stores.log.log import Append, Outcome
 from calotype.stores.log.postgres_batches import CHANNEL, BatchWriter
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 from calotype.stores.log.postgres_reading import AsyncReads
-from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
 from calotype.stores.log.statements import migrations, numbered
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, table_ddl
@@ -99,6 +99,20 @@ class PostgresRecorder(GroupCommitRecorder):
         text, names = numbered(sql)
         values = parameters or {}
         return self._fetch_tool(text, [values[name] for name in names])
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Fetch]:
+        with self.connect() as connection, connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+            def fetch(
+                sql: str, parameters: Mapping[str, Any] | None = None
+            ) -> list[tuple[Any, ...]]:
+                text, names = numbered(sql)
+                values = parameters or {}
+                return connection.execute(text, [values[name] for name in names]).fetchall()
+
+            yield fetch
 
     def _fetch_tool(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         with self._tool_lock:

@@ -10,7 +10,8 @@ import asyncio
 import concurrent.futures
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 from uuid import UUID
 
 import structlog
@@ -29,6 +30,14 @@ BATCH_LIMIT = 256
 """How many appends one transaction takes at most."""
 
 log = structlog.get_logger("calotype.log")
+
+
+class Fetch(Protocol):
+    """Rows of a query whose parameters are written `:name`, on either database."""
+
+    def __call__(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]: ...
 
 
 class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
@@ -118,6 +127,13 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         self, sql: str, parameters: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
         """The same, synchronously, for tools."""
+
+    @abstractmethod
+    def snapshot(self) -> AbstractContextManager[Fetch]:
+        """What is in the database at one moment: a `fetch_now` whose answers all fit together.
+
+        On a connection of its own; it blocks nobody who writes.
+        """
 
     @abstractmethod
     async def ping(self) -> None:

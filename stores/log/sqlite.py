@@ -8,8 +8,9 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from eventsourcing.persistence import (
 )
 
 from calotype.stores.log.log import Append, Fence, Fenced, LogUnavailable, Outcome
-from calotype.stores.log.recorder import GroupCommitRecorder, conflict
+from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, conflict
 from calotype.stores.log.sqlite_connections import ThreadConnections
 from calotype.stores.log.statements import migrations
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
@@ -214,6 +215,17 @@ class SQLiteRecorder(GroupCommitRecorder):
         self, sql: str, parameters: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
         return self._connections.select(sql, parameters or {})
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Fetch]:
+        with self._connections.snapshot() as connection:
+
+            def fetch(
+                sql: str, parameters: Mapping[str, Any] | None = None
+            ) -> list[tuple[Any, ...]]:
+                return connection.execute(sql, parameters or {}).fetchall()
+
+            yield fetch
 
     async def ping(self) -> None:
         self._connections.select("SELECT 1", {})

@@ -102,6 +102,19 @@ class ThreadConnections:
                     connection.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own whose reads all see the file as it was at the first of them."""
+        try:
+            own = ThreadConnection(self._path)
+            try:
+                own.connection.execute("BEGIN")
+                yield own.connection
+            finally:
+                own.close()
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"cannot read {self._path}: {error}") from None
+
     def close(self) -> None:
         """Closes all connections, those of other threads too once they are done."""
         with self._open_lock:

@@ -1,0 +1,168 @@
+"""Verifying finds every row that is not what the log says, and nothing else, while others write."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from calotype.commands.image import create
+from calotype.commands.policy import Cause
+from calotype.ops.wiring import migrate
+from calotype.projections.audience import EventAudience
+from calotype.projections.following import Follower
+from calotype.projections.images import rows_of
+from calotype.projections.spans import ImageSpans
+from calotype.projections.verifying import PRINTS, differences
+from calotype.stores.log.log import EventLog
+from calotype.stores.log.opening import open_log
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
+FIELDS: dict[str, Any] = {
+    "name": "n",
+    "visibility": "shared",
+    "protected": False,
+    "os_hidden": False,
+    "owner": "p",
+    "disk_format": "raw",
+    "container_format": "bare",
+    "min_disk": 0,
+    "min_ram": 0,
+}
+Tamper = Callable[[str], None]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+async def log(request: Any, tmp_path: Any) -> AsyncIterator[tuple[GroupCommitRecorder, Tamper]]:
+    """A log with a few images in it, and a way to change its tables behind its back."""
+    path = tmp_path / "log.sqlite"
+    url = (
+        f"sqlite:///{path}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
+
+    def tamper(sql: str) -> None:
+        if request.param == "sqlite":
+            with sqlite3.connect(path, timeout=30) as connection:
+                assert connection.execute(sql).rowcount > 0
+            connection.close()
+        else:
+            with psycopg.connect(url) as server:
+                assert server.execute(sql.encode()).rowcount > 0
+
+    recorder = open_log(url)
+    migrate(recorder)
+    for _ in range(12):
+        await _life(recorder)
+    yield recorder, tamper
+    await recorder.close()
+
+
+async def _life(recorder: GroupCommitRecorder) -> None:
+    events = EventLog(recorder, rows_of)
+    tags, properties = ["a", "b"], {"k": "1", "l": "2"}
+    image = create(
+        CAUSE, image_id=str(uuid4()), fields=FIELDS, tags=tags, properties=dict(properties)
+    )
+    await events.create(image)
+    for wish in (
+        lambda image: image.add_member(CAUSE, "m1"),
+        lambda image: image.add_tag(CAUSE, "c"),
+        lambda image: image.remove_tag(CAUSE, "a"),
+        lambda image: image.update(
+            CAUSE, fields={"name": "o"}, properties={"k": "3"}, removed_properties=["l"], tags=None
+        ),
+    ):
+        await events.change(image.id, lambda image: None, wish)
+    if image.id.int % 4 == 0:
+        await events.change(image.id, lambda image: None, lambda image: image.delete(CAUSE))
+
+
+async def _follow(recorder: GroupCommitRecorder) -> None:
+    for known, fold in ((PRINTS[1], ImageSpans), (PRINTS[2], EventAudience)):
+        assert known.follower is not None
+        await Follower(recorder, known.follower, fold(recorder), holder="h").catch_up()
+
+
+async def _found(recorder: GroupCommitRecorder) -> list[tuple[str, str]]:
+    def look() -> list[tuple[str, str]]:
+        return [
+            (found.table, found.what)
+            for known in PRINTS
+            for found in differences(recorder, known, chunk_images=5)
+        ]
+
+    return await asyncio.to_thread(look)
+
+
+async def test_what_was_never_touched_fits_also_where_a_follower_is_behind(log: Any) -> None:
+    recorder, _ = log
+    assert await _found(recorder) == []
+    await _follow(recorder)
+    await _life(recorder)
+    assert await _found(recorder) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "table", "what"),
+    [
+        (
+            "UPDATE images_1 SET name = 'x' WHERE name = 'o'",
+            "images_1",
+            "differs in name",
+        ),
+        ("DELETE FROM image_tags_1 WHERE tag = 'c'", "image_tags_1", "missing"),
+        (
+            "INSERT INTO image_members_1 VALUES "
+            "('00000000-0000-0000-0000-000000000000', 'm', 'pending', '{}', 0)",
+            "image_members_1",
+            "not in the log",
+        ),
+        (
+            "UPDATE image_versions_2 SET to_position = to_position - 1 WHERE from_position = 1",
+            "image_versions_2",
+            "differs in to_position",
+        ),
+        (
+            "INSERT INTO image_tag_versions_2 VALUES "
+            "(5, 'ffffffff-ffff-ffff-ffff-ffffffffffff', 't', '', 1, 2, 0)",
+            "image_tag_versions_2",
+            "not in the log",
+        ),
+        ("UPDATE log_moments_2 SET clock = '' WHERE position = 9", "log_moments_2", "clock"),
+        ("DELETE FROM event_audience_2 WHERE position = 3", "event_audience_2", "missing"),
+        (
+            "INSERT INTO event_audience_2 VALUES (3, 'spy', 'image.created', 'full')",
+            "event_audience_2",
+            "not in the log",
+        ),
+    ],
+)
+async def test_each_row_that_does_not_fit_is_found(
+    log: Any, sql: str, table: str, what: str
+) -> None:
+    recorder, tamper = log
+    await _follow(recorder)
+    tamper(sql)
+    found = await _found(recorder)
+    assert found
+    assert {name for name, _ in found} == {table}
+    assert all(what in told for _, told in found)
+
+
+async def test_writers_meanwhile_are_no_difference(log: Any) -> None:
+    recorder, _ = log
+    await _follow(recorder)
+    verifying = asyncio.create_task(_found(recorder))
+    lives = 0
+    while not verifying.done() or lives < 10:
+        await _life(recorder)
+        await _follow(recorder)
+        lives += 1
+    assert await verifying == []
+    assert await _found(recorder) == []
