@@ -98,7 +98,7 @@ async def healthcheck(request: web.Request) -> web.Response:
     reason = ""
     if api.draining:
         reason = "DRAINING"
-    elif api.disable_file and await asyncio.to_thread(lambda: os.path.exists(api.disable_file)):
+    elif bool(api.disable_file) and await asyncio.to_thread(os.path.exists, api.disable_file):
         reason = "DISABLED BY FILE"
     else:
         try:

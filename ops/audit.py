@@ -87,7 +87,7 @@ def verify(
     settings = load_settings(config, data=data, log__url=log_url)
     verifiers = _verifiers(settings, key or [])
     kept = [_kept_checkpoint(path, verifiers) for path in checkpoint or []]
-    recorder = _recorder(settings)
+    recorder = wiring.ready_recorder(settings)
     try:
         found = _check(recorder, verifiers, kept)
     except Mismatch as error:
@@ -110,7 +110,7 @@ def prove(
     log_url: LogUrlOption = None,
 ) -> None:
     """Write a proof that an event is in the log, for verify_proof.py to check offline."""
-    recorder = _recorder(load_settings(config, data=data, log__url=log_url))
+    recorder = wiring.ready_recorder(load_settings(config, data=data, log__url=log_url))
 
     async def export() -> bytes:
         number = int(position) if position.isdecimal() else None
@@ -132,15 +132,6 @@ def prove(
         typer.echo(f"calotype: cannot write {out}: {error.strerror}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"wrote {out}")
-
-
-def _recorder(settings: Settings) -> GroupCommitRecorder:
-    recorder = wiring.recorder_of(settings)
-    pending = recorder.pending_migrations()
-    if pending:
-        recorder.close_now()
-        raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
-    return recorder
 
 
 def _verifiers(settings: Settings, keys: Sequence[str]) -> list[Verifier]:

@@ -42,10 +42,7 @@ def history(
     Exits with 1 when the log knows no such image.
     """
     settings = load_settings(config, data=data, log__url=log_url)
-    recorder = wiring.recorder_of(settings)
-    if recorder.pending_migrations():
-        recorder.close_now()
-        raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+    recorder = wiring.ready_recorder(settings)
     try:
         changes = asyncio.run(_read(recorder, image, after))
     except NotFound as error:

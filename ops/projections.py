@@ -104,8 +104,4 @@ def _chosen(names: list[str] | None) -> list[Print]:
 
 
 def _recorder(config: ConfigOption, data: DataOption, log_url: LogUrlOption) -> GroupCommitRecorder:
-    recorder = wiring.recorder_of(load_settings(config, data=data, log__url=log_url))
-    if not wiring.is_up_to_date(recorder):
-        recorder.close_now()
-        raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
-    return recorder
+    return wiring.ready_recorder(load_settings(config, data=data, log__url=log_url))

@@ -188,10 +188,8 @@ async def _parts(
     config: Path | None, data: str | None, log_url: str | None
 ) -> AsyncIterator[Parts]:
     settings = load_settings(config, data=data, log__url=log_url)
-    recorder = wiring.recorder_of(settings)
+    recorder = wiring.ready_recorder(settings)
     try:
-        if not wiring.is_up_to_date(recorder):
-            raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
         parts = wiring.parts_of(settings, recorder)
         try:
             yield parts

@@ -5,7 +5,7 @@ from calotype.commands.parts import Limits, Parts
 from calotype.http.conversation import Api, Identify
 from calotype.http.identity import by_trusted_headers, everybody_is
 from calotype.ops.policy_files import load_policy
-from calotype.ops.settings import Settings
+from calotype.ops.settings import Settings, SettingsError
 from calotype.projections import audience
 from calotype.projections.feed import Feed
 from calotype.projections.following import Follower
@@ -42,6 +42,15 @@ def migrate(recorder: GroupCommitRecorder) -> list[str]:
 def is_up_to_date(recorder: GroupCommitRecorder) -> bool:
     """Whether `migrate` would change nothing: no migration is pending and no table is missing."""
     return not recorder.pending_migrations() and not recorder.missing_tables(QUERY_TABLES)
+
+
+def ready_recorder(settings: Settings) -> GroupCommitRecorder:
+    """The recorder of a log that is up to date, for tools. Raises SettingsError for another."""
+    recorder = recorder_of(settings)
+    if not is_up_to_date(recorder):
+        recorder.close_now()
+        raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+    return recorder
 
 
 def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:

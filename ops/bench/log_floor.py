@@ -123,7 +123,7 @@ async def _work(recorder: GroupCommitRecorder, job: dict[str, Any]) -> dict[str,
 
 def main(url: str) -> None:
     """Works on jobs until standard input ends."""
-    recorder = recorder_of(Settings(log=Log(url=url)))  # type: ignore[call-arg]
+    recorder = recorder_of(Settings(log=Log(url=url)))
     migrate(recorder)
     try:
         while line := sys.stdin.buffer.readline():
