@@ -92,8 +92,11 @@ def test_a_killed_service_leaves_no_gap_and_no_repeat(
         for _ in range(2):
             seen = len(consumer.events)
             until(lambda seen=seen: len(consumer.events) > seen + 20)
+            connected = consumer.connections
             service.kill()
             service.start()
+            # It may read on for a while what had reached it before the service died.
+            until(lambda connected=connected: consumer.connections > connected)
         seen = len(consumer.events)
         until(lambda: len(consumer.events) > seen + 20)
     finally:
