@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KEYSTONE := .venv-keystone
 
 .PHONY: serve test tools test-quick lint bench clean
 
 serve: $(VENV)/.service
 	$(BIN)/calotype serve
 
-test: $(VENV)/.tests tools
+test: $(VENV)/.tests $(KEYSTONE)/.installed tools
 	$(BIN)/python -m pytest
 
 # Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of.
@@ -44,5 +45,11 @@ $(VENV)/.tests: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	touch $@ $(VENV)/.service
 
+# The Keystone of the tests, apart because it needs other versions of what we use.
+$(KEYSTONE)/.installed: ops/backends/keystone-requirements.txt
+	$(PYTHON) -m venv $(KEYSTONE)
+	$(KEYSTONE)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(KEYSTONE) build dist *.egg-info

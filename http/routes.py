@@ -14,6 +14,7 @@ from calotype.http import (
     restorable,
 )
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
+from calotype.http.keystone import KeystoneIdentity
 
 IMAGE = "/v2/images/{image_id}"
 
@@ -67,6 +68,7 @@ def application(api: Api) -> web.Application:
     app[API] = api
     app[ELSEWHERE] = discovery.elsewhere
     app.on_shutdown.append(_end_streams)
+    app.on_cleanup.append(_close_identity)
     for method, path, handler in ROUTES:
         # Without `allow_head`, because the Image API knows no HEAD.
         app.router.add_route(method, path, handler)
@@ -75,3 +77,9 @@ def application(api: Api) -> web.Application:
 
 async def _end_streams(app: web.Application) -> None:
     await app[API].feed.waking.close()
+
+
+async def _close_identity(app: web.Application) -> None:
+    identify = app[API].identify
+    if isinstance(identify, KeystoneIdentity):
+        await identify.close()

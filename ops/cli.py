@@ -161,6 +161,9 @@ def reconcile(
     raise typer.Exit(asyncio.run(go()))
 
 
+_SECRETS = ("secret_key", "signing_key", "password", "application_credential_secret")
+
+
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
     """Check the settings file and environment; print what is in force, without secrets."""
@@ -168,7 +171,7 @@ def config_check(config: ConfigOption = None) -> None:
     shown = settings.model_dump()
     for table in (shown, *[value for value in shown.values() if isinstance(value, dict)]):
         for key in table:
-            if key in ("secret_key", "signing_key") and table[key]:
+            if key in _SECRETS and table[key]:
                 table[key] = "(set)"
     shown["log"]["url"] = _without_password(settings.log_url())
     for key, value in shown.items():

@@ -83,13 +83,66 @@ class Store(_Table):
 class Identity(_Table):
     """`[identity]`: who asks."""
 
-    kind: Literal["none", "headers"] = "none"
+    kind: Literal["none", "headers", "keystone"] = "none"
     """none: everybody is the user below, an administrator. headers: X-User-Id, X-Project-Id and
-    X-Roles are believed; only for a listener that nobody but a trusted proxy reaches."""
+    X-Roles are believed; only for a listener that nobody but a trusted proxy reaches. keystone:
+    tokens, which Keystone is asked about."""
     user: str = "admin"
     """none: the user that everybody is."""
     project: str = "default"
     """none: the project that everybody acts in, and that owns new images."""
+
+
+class Keystone(_Table):
+    """`[keystone]`: the identity service that tokens are of."""
+
+    url: str = ""
+    """URL of its API, such as https://keystone.example.org:5000/v3."""
+    public_url: str = ""
+    """Where clients get tokens, for WWW-Authenticate; empty = the URL above."""
+    username: str = ""
+    """Who we are there, with the role service; or use an application credential."""
+    password: str = Field("", repr=False)
+    """Our password; better given in the environment."""
+    user_domain: str = "Default"
+    """Name of the domain of our user."""
+    project: str = "service"
+    """Name of the project that we act in."""
+    project_domain: str = "Default"
+    """Name of the domain of that project."""
+    application_credential_id: str = ""
+    """Application credential to use instead of name and password."""
+    application_credential_secret: str = Field("", repr=False)
+    """Its secret; better given in the environment."""
+    service_type: str = "image"
+    """Our type of service, which access rules of application credentials name."""
+    service_token_roles: list[str] = ["service"]
+    """Roles that let a service go on after the end of a user's token."""
+    service_token_roles_required: bool = True
+    """Refuse service tokens without such a role."""
+    cache_seconds: float = Field(300.0, ge=0)
+    """How long a valid token is not asked about again; so long a revoked one may still be used."""
+    cache_entries: int = Field(10_000, ge=1)
+    """How many tokens a process remembers."""
+    timeout_seconds: float = Field(10.0, gt=0)
+    """How long one answer may take."""
+    retries: int = Field(2, ge=0, le=10)
+    """How often a question is repeated that got no answer, before clients get 503."""
+    cafile: str = ""
+    """File with the authorities whose certificates are trusted; empty = those of the system."""
+    certfile: str = ""
+    """File with the certificate that we show, if Keystone wants one."""
+    keyfile: str = ""
+    """File with its key; empty = the key is in the same file."""
+    insecure: bool = False
+    """Trust any certificate: only for trying things out."""
+
+    @field_validator("url", "public_url")
+    @classmethod
+    def _plain(cls, url: str) -> str:
+        if url and (not url.startswith(("http://", "https://")) or "@" in url):
+            raise ValueError("use http(s)://HOST:PORT/v3, without a user or password")
+        return url.rstrip("/")
 
 
 class Policy(_Table):
@@ -205,6 +258,7 @@ class Settings(BaseSettings):
     log: Log = Log()
     store: Store = Store()
     identity: Identity = Identity()
+    keystone: Keystone = Keystone()
     policy: Policy = Policy()
     limits: Limits = Limits()
     deletion: Deletion = Deletion()
@@ -223,6 +277,21 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _identifiable(self) -> "Settings":
+        keystone = self.keystone
+        if self.identity.kind == "keystone":
+            if not keystone.url:
+                raise ValueError("identity.kind = 'keystone' needs keystone.url; set it")
+            if not (keystone.username and keystone.password) and not (
+                keystone.application_credential_id and keystone.application_credential_secret
+            ):
+                raise ValueError(
+                    "identity.kind = 'keystone' needs keystone.username and keystone.password, or "
+                    "keystone.application_credential_id and keystone.application_credential_secret"
+                )
+        return self
 
     def log_url(self) -> str:
         """The log's URL, with the embedded default filled in."""

@@ -2,8 +2,8 @@
 
 from calotype.commands.downloads import Downloads
 from calotype.commands.parts import Limits, Parts
-from calotype.http.conversation import Api, Identify
-from calotype.http.identity import by_trusted_headers, everybody_is
+from calotype.http.conversation import Api
+from calotype.ops.identity import identity_of
 from calotype.ops.policy_files import load_policy
 from calotype.ops.settings import Settings, SettingsError
 from calotype.projections import audience
@@ -102,7 +102,7 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         queries=Queries(parts.log.recorder),
         moments=Moments(parts.log.recorder),
         feed=Feed(parts.log.recorder),
-        identify=_identify(settings),
+        identify=identity_of(settings),
         policy=load_policy(settings.policy),
         default_limit=settings.http.default_limit,
         max_limit=settings.http.max_limit,
@@ -111,9 +111,3 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         disable_file=settings.http.disable_file,
         downloads=Downloads(parts.log.recorder) if settings.audit.downloads else None,
     )
-
-
-def _identify(settings: Settings) -> Identify:
-    if settings.identity.kind == "headers":
-        return by_trusted_headers
-    return everybody_is(settings.identity.user, settings.identity.project)

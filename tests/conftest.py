@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,55 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SeaweedFS"]
 
     with SeaweedFS(Path(tmp_path_factory.mktemp("seaweedfs"))) as server:
         yield server
+
+
+@dataclass
+class Cloud:
+    """A running Keystone with a project of ours and people in two others."""
+
+    server: "Keystone"  # noqa: F821
+    accounts: "Accounts"  # noqa: F821
+    projects: dict[str, str]
+    """Ids by name: `service`, `red` and `blue`."""
+    users: dict[str, str]
+    """Ids by name."""
+
+    PASSWORDS = {
+        name: f"{name}-{uuid.uuid4().hex}"
+        for name in ("calotype", "nova", "manager", "member", "reader", "neighbour")
+    }
+
+    def token(self, user: str, project: str = "red") -> str:
+        """A new token of a user for a project."""
+        return self.accounts.token(user, self.PASSWORDS[user], project=project).id
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What an installation needs in `[keystone]`."""
+        password = self.PASSWORDS["calotype"]
+        return {"url": self.server.url, "username": "calotype", "password": password}
+
+
+@pytest.fixture(scope="session")
+def keystone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A real Keystone with users of every role; `admin` is admin of the project `admin`."""
+    from calotype.ops.backends.keystone import Keystone
+    from calotype.ops.backends.keystone_accounts import Accounts
+
+    with Keystone(tmp_path_factory.mktemp("keystone")) as server:
+        accounts = Accounts(server.url, server.admin_password)
+        projects = {name: accounts.project(name) for name in ("service", "red", "blue")}
+        grants = {
+            "calotype": {projects["service"]: ["service"]},
+            "nova": {projects["service"]: ["service"]},
+            "manager": {projects["red"]: ["manager"]},
+            "member": {projects["red"]: ["member"]},
+            "reader": {projects["red"]: ["reader"]},
+            "neighbour": {projects["blue"]: ["member"]},
+        }
+        passwords = Cloud.PASSWORDS
+        users = {name: accounts.user(name, passwords[name], of) for name, of in grants.items()}
+        yield Cloud(server, accounts, projects, users)
 
 
 START_SECONDS = 30.0

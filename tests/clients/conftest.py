@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +92,17 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("guarded")
     with serving(folder, CALOTYPE_IDENTITY__KIND="headers") as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory, keystone: Any) -> Iterator[str]:
+    """URL of a service that asks Keystone who comes, and that Keystone's catalogue names."""
+    folder = tmp_path_factory.mktemp("listed")
+    own = {f"CALOTYPE_KEYSTONE__{key.upper()}": text for key, text in keystone.settings.items()}
+    with serving(folder, CALOTYPE_IDENTITY__KIND="keystone", **own) as url:
+        service = keystone.accounts.endpoint(url)
+        yield url
+        keystone.accounts.call("DELETE", f"/services/{service}")
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""What Calotype asks of Keystone, in version 3 of its API, with credentials of its own."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+import structlog
+
+from calotype.commands.errors import Unavailable
+
+CONNECTIONS = 16
+"""How many questions are asked at once; more wait."""
+FIRST_PAUSE_SECONDS = 0.1
+_RENEW_AFTER = 0.9
+"""Our own token is renewed when this share of its life is over."""
+
+log = structlog.get_logger("calotype.keystone")
+
+
+class KeystoneUnavailable(Unavailable):
+    """Keystone cannot tell now who asks (503)."""
+
+    headers = {"Retry-After": "5"}
+
+    def __init__(self) -> None:
+        super().__init__("The identity service cannot be asked now; try again.")
+
+
+class Keystone:
+    """Speaks to the Keystone at `url` (which ends with /v3) without blocking the event loop.
+
+    `auth` is the body that our own token is asked for with. Each attempt may take
+    `timeout_seconds`, and `retries` more follow where none is answered. Proxies of the environment
+    and redirects are not followed: tokens go to this address alone.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        auth: Mapping[str, Any],
+        *,
+        timeout_seconds: float = 10.0,
+        retries: int = 2,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tokens_url = f"{url}/auth/tokens"
+        self._auth = auth
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._retries = retries
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+        self._own_token = ""
+        self._renew_at = 0.0
+        self._renewing = asyncio.Lock()
+        self._trouble = ""
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def validate(self, token: str, *, allow_expired: bool) -> dict[str, Any] | None:
+        """What Keystone says of a token (without catalogue), or None when it is not valid.
+
+        With `allow_expired`, tokens count for as long after their end as Keystone is set to allow.
+        Raises KeystoneUnavailable when Keystone cannot say.
+        """
+        query = {"nocatalog": "1", **({"allow_expired": "1"} if allow_expired else {})}
+        headers = {"X-Subject-Token": token, "OpenStack-Identity-Access-Rules": "1"}
+        for _ in range(2):
+            own = await self._token()
+            asked = {**headers, "X-Auth-Token": own}
+            status, _, body = await self._ask("GET", params=query, headers=asked)
+            if status == 200:
+                return self._facts(body)
+            if status == 404:
+                return None
+            if status != 401:
+                break
+            if own == self._own_token:
+                self._own_token = ""  # Revoked, or the keys were changed: a new one will do.
+        raise self._unavailable(f"it answers {status} when asked about a token")
+
+    async def _token(self) -> str:
+        """Our own token."""
+        async with self._renewing:
+            if not self._own_token or time.monotonic() >= self._renew_at:
+                status, headers, body = await self._ask("POST", json=self._auth)
+                if status != 201:
+                    raise self._unavailable(f"it answers {status} to the credentials of [keystone]")
+                facts = self._facts(body)
+                try:
+                    lives = _seconds(facts["expires_at"]) - _seconds(facts["issued_at"])
+                    self._own_token = headers["X-Subject-Token"]
+                except (KeyError, TypeError, ValueError):
+                    raise self._unavailable("it answers with something that is no token") from None
+                self._renew_at = time.monotonic() + lives * _RENEW_AFTER
+            return self._own_token
+
+    async def _ask(self, method: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
+        """One question: status, headers and JSON. Asks again where Keystone fails to answer."""
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._tls or True)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        pause = FIRST_PAUSE_SECONDS
+        trouble = ""
+        for attempt in range(self._retries + 1):
+            if attempt:
+                await asyncio.sleep(pause)
+                pause *= 2
+            try:
+                async with self._session.request(
+                    method, self._tokens_url, allow_redirects=False, **options
+                ) as answer:
+                    body = await answer.json(content_type=None) if answer.status < 300 else None
+                    if answer.status < 500 and answer.status != 429:
+                        self._well()
+                        return answer.status, answer.headers, body
+                    trouble = f"it answers {answer.status}"
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                trouble = str(error) or f"no answer within {self._timeout.total} s"
+            except ValueError:
+                trouble = "it answers with something that is not JSON"
+        raise self._unavailable(trouble)
+
+    def _facts(self, body: Any) -> dict[str, Any]:
+        facts = body.get("token") if isinstance(body, dict) else None
+        if not isinstance(facts, dict):
+            raise self._unavailable("it answers with something that is no token")
+        return facts
+
+    def _unavailable(self, trouble: str) -> KeystoneUnavailable:
+        # One line for each kind of trouble: a crowd of clients must not flood the log.
+        if trouble != self._trouble:
+            log.error("keystone cannot be asked", url=self._tokens_url, problem=trouble)
+            self._trouble = trouble
+        return KeystoneUnavailable()
+
+    def _well(self) -> None:
+        if self._trouble:
+            log.info("keystone answers again", url=self._tokens_url)
+            self._trouble = ""
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,69 @@
+"""From settings to the part that tells who asks."""
+
+import ssl
+from typing import Any
+
+from calotype.http.conversation import Identify
+from calotype.http.identity import by_trusted_headers, everybody_is
+from calotype.http.keystone import KeystoneIdentity
+from calotype.http.keystone_calls import Keystone
+from calotype.ops import settings as tables
+from calotype.ops.settings import Settings, SettingsError
+
+
+def identity_of(settings: Settings) -> Identify:
+    """What `[identity] kind` names. Raises SettingsError when a file that it needs is unusable."""
+    kind = settings.identity.kind
+    if kind == "headers":
+        return by_trusted_headers
+    if kind == "keystone":
+        return _keystone_identity(settings.keystone)
+    return everybody_is(settings.identity.user, settings.identity.project)
+
+
+def _keystone_identity(table: tables.Keystone) -> KeystoneIdentity:
+    url = table.url if table.url.endswith("/v3") else f"{table.url}/v3"
+    keystone = Keystone(
+        url,
+        _authentication(table),
+        timeout_seconds=table.timeout_seconds,
+        retries=table.retries,
+        tls=_tls(table),
+    )
+    return KeystoneIdentity(keystone, table, challenge_url=table.public_url or url)
+
+
+def _authentication(table: tables.Keystone) -> dict[str, Any]:
+    """The body of the request for our own token; an application credential goes first."""
+    if table.application_credential_id:
+        credential = {
+            "id": table.application_credential_id,
+            "secret": table.application_credential_secret,
+        }
+        identity = {"methods": ["application_credential"], "application_credential": credential}
+        return {"auth": {"identity": identity}}
+    user = {
+        "name": table.username,
+        "password": table.password,
+        "domain": {"name": table.user_domain},
+    }
+    project = {"name": table.project, "domain": {"name": table.project_domain}}
+    identity = {"methods": ["password"], "password": {"user": user}}
+    return {"auth": {"identity": identity, "scope": {"project": project}}}
+
+
+def _tls(table: tables.Keystone) -> ssl.SSLContext | None:
+    if not table.url.startswith("https://"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=table.cafile or None)
+        if table.certfile:
+            context.load_cert_chain(table.certfile, table.keyfile or None)
+    except OSError as error:
+        raise SettingsError(
+            f"keystone.cafile, certfile, keyfile: cannot be used: {error}"
+        ) from None
+    if table.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
