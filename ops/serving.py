@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -103,7 +104,7 @@ async def _serve(settings: Settings) -> int:
         chores.append(asyncio.create_task(_watch_parent(stopping)))
     runner = web.AppRunner(
         application(api),
-        access_log=log if settings.http.access_log else None,
+        access_log=_access_log() if settings.http.access_log else None,
         read_bufsize=READ_BUFFER_BYTES,
         shutdown_timeout=1.0,
         handle_signals=False,
@@ -132,6 +133,13 @@ async def _serve(settings: Settings) -> int:
         await asyncio.to_thread(driver.close)
     log.info("stopped")
     return 0
+
+
+def _access_log() -> logging.Logger:
+    """aiohttp asks the standard library's loggers whether they are on; ours are of another kind."""
+    requests = logging.getLogger("calotype.access")
+    requests.setLevel(logging.INFO)
+    return requests
 
 
 async def _finish_requests(api: Api, grace_seconds: float) -> None:
