@@ -41,22 +41,29 @@ def load_policy(settings: PolicySettings) -> Policy:
         raise SettingsError(f"policy.file: {path}, line {line}: {error}") from None
 
 
+State = list[tuple[str, int, int, int]]
+
+
 async def watch_policy(settings: PolicySettings, use: Callable[[Policy], None]) -> None:
     """Puts a changed policy to use within seconds, until cancelled."""
-    known = noticed = await asyncio.to_thread(_state, settings)
+    # Nothing is known at first: a file may have changed after the start had read it.
+    known: State | None = None
+    noticed: State | None = None
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         now = await asyncio.to_thread(_state, settings)
         if now == known or now != noticed:
             noticed = now  # It may be half-written: wait until it rests.
             continue
-        known = now
+        first, known = known is None, now
         try:
             use(await asyncio.to_thread(load_policy, settings))
         except SettingsError as error:
             log.error("policy not changed, the last good one stays in force", error=str(error))
         else:
-            log.info("policy changed", files=[name for name, *_ in now])
+            log.info(
+                "policy read again" if first else "policy changed", files=[name for name, *_ in now]
+            )
 
 
 def _files(settings: PolicySettings) -> list[Path]:
@@ -70,7 +77,7 @@ def _files(settings: PolicySettings) -> list[Path]:
     return files
 
 
-def _state(settings: PolicySettings) -> list[tuple[str, int, int, int]]:
+def _state(settings: PolicySettings) -> State:
     """What changes when a file does: names, times, sizes and places on the disk."""
     try:
         files = _files(settings)
