@@ -112,9 +112,8 @@ async def upload_data(
         # Shielded, because the commonest reason to be here is that the client went away. What
         # fails here (the log is down, say) is left to the sweeper: the intent is on record.
         with suppress(Exception):
-            await asyncio.shield(
-                give_up_upload(parts, cause, aggregate_id, upload_id, _reason(error))
-            )
+            ending = give_up_upload(parts, cause, aggregate_id, upload_id, _reason(error))
+            await asyncio.shield(ending)
         if isinstance(error, stores.StoreError):
             raise refusal_of(error) from error
         raise
