@@ -6,9 +6,10 @@ advisory one, because a table lock would fight with autovacuum. Reads run on the
 few connections of their own.
 """
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,8 @@ from calotype.stores.log.log import Append, Outcome
 from calotype.stores.log.postgres_batches import CHANNEL, BatchWriter
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 from calotype.stores.log.postgres_reading import AsyncReads
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.postgres_transactions import NamedTransactions, fetch_on
+from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
 from calotype.stores.log.statements import migrations, numbered
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, table_ddl
@@ -43,11 +45,14 @@ _HOLD = (
 class PostgresRecorder(GroupCommitRecorder):
     """Appends to and reads from a PostgreSQL database; see GroupCommitRecorder."""
 
+    CLOCK = "extract(epoch FROM clock_timestamp())::float8"
+
     def __init__(self, url: str, *, queue_limit: int = 4096, only_aggregates: bool = False) -> None:
         super().__init__(queue_limit=queue_limit, only_aggregates=only_aggregates)
         self._settings = connection_settings(url)
         self._batches = BatchWriter(url)
         self._reads = AsyncReads(url)
+        self._transactions = NamedTransactions(self.connect, self._settings)
         self._tool: psycopg.Connection[Any] | None = None
         self._tool_lock = threading.Lock()
 
@@ -104,15 +109,7 @@ class PostgresRecorder(GroupCommitRecorder):
     def snapshot(self) -> Iterator[Fetch]:
         with self.connect() as connection, connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-
-            def fetch(
-                sql: str, parameters: Mapping[str, Any] | None = None
-            ) -> list[tuple[Any, ...]]:
-                text, names = numbered(sql)
-                values = parameters or {}
-                return connection.execute(text, [values[name] for name in names]).fetchall()
-
-            yield fetch
+            yield fetch_on(connection)
 
     def _fetch_tool(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         with self._tool_lock:
@@ -205,6 +202,13 @@ class PostgresRecorder(GroupCommitRecorder):
     def watch(self) -> CommitWatch:
         return _CommitWatch(self)
 
+    # ---- transactions beside the log ----
+
+    async def _transact(self, name: str, work: Callable[[Fetch], Result]) -> Result:
+        loop = asyncio.get_running_loop()
+        threads = self._transactions.threads
+        return await loop.run_in_executor(threads, self._transactions.run, name, work)
+
     # ---- leases ----
 
     async def hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
@@ -267,6 +271,7 @@ class PostgresRecorder(GroupCommitRecorder):
 
     def close_now(self) -> None:
         super().close_now()
+        self._transactions.close()
         self._reads.close()
         with self._tool_lock:
             if self._tool is not None:

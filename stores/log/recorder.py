@@ -9,10 +9,11 @@ serialised across processes, positions are in commit order and have no gaps.
 import asyncio
 import concurrent.futures
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import structlog
 from eventsourcing.persistence import (
@@ -31,6 +32,8 @@ BATCH_LIMIT = 256
 
 log = structlog.get_logger("calotype.log")
 
+Result = TypeVar("Result")
+
 
 class Fetch(Protocol):
     """Rows of a query whose parameters are written `:name`, on either database."""
@@ -47,9 +50,13 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     queue. Positions are contiguous from 1, in commit order, across all processes.
     """
 
+    CLOCK: ClassVar[str]
+    """SQL for the time now in seconds since 1970, by the clock that all processes share."""
+
     def __init__(self, *, queue_limit: int = 4096, only_aggregates: bool = False) -> None:
         super().__init__(self._write_for_ever, queue_limit)
         self._only_aggregates = only_aggregates
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # ---- appending ----
 
@@ -142,6 +149,29 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     @abstractmethod
     def watch(self) -> CommitWatch:
         """Tells one thread when something was committed, by whichever process."""
+
+    # ---- transactions beside the log ----
+
+    async def transact(self, name: str, work: Callable[[Fetch], Result]) -> Result:
+        """What `work(fetch)` returns, all of whose statements are one transaction.
+
+        Of one name one transaction runs at a time, over all processes, and sees what those before
+        it have written. `work` runs once, in a thread, and must be short: on SQLite nothing else
+        is written meanwhile. What it raises undoes it and passes through. Raises LogUnavailable
+        when the database is away, or the name is not free for ten seconds; whether it was written
+        is then unknown, so `work` must be something that can be done again. For the service's own
+        accounts of what it has done; events are written by `submit`.
+        """
+        # Who waits for a turn in this process takes up no thread.
+        turn = self._turns.get(name)
+        if turn is None:
+            turn = self._turns[name] = asyncio.Lock()
+        async with turn:
+            return await self._transact(name, work)
+
+    @abstractmethod
+    async def _transact(self, name: str, work: Callable[[Fetch], Result]) -> Result:
+        """The same, where other callers in this process are waited for already."""
 
     # ---- leases ----
 

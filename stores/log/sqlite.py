@@ -8,9 +8,9 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
@@ -23,8 +23,8 @@ from eventsourcing.persistence import (
 )
 
 from calotype.stores.log.log import Append, Fence, Fenced, LogUnavailable, Outcome
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, conflict
-from calotype.stores.log.sqlite_connections import ThreadConnections
+from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result, conflict
+from calotype.stores.log.sqlite_connections import ThreadConnections, fetch_on
 from calotype.stores.log.statements import migrations
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.tables import SQLITE_TYPES, Change, Put, Table, on_conflict, table_ddl
@@ -50,6 +50,8 @@ _STANDS = "SELECT 1 FROM leases WHERE name = :name AND epoch = :epoch"
 class SQLiteRecorder(GroupCommitRecorder):
     """Appends to and reads from one SQLite file; see GroupCommitRecorder for the promises."""
 
+    CLOCK = "((julianday('now') - 2440587.5) * 86400.0)"
+
     def __init__(
         self, path: str, *, queue_limit: int = 4096, only_aggregates: bool = False
     ) -> None:
@@ -57,6 +59,8 @@ class SQLiteRecorder(GroupCommitRecorder):
         self._path = path
         self._connections = ThreadConnections(path)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="log-reader")
+        # One, because they would wait for each other anyway.
+        self._transactions = ThreadPoolExecutor(1, thread_name_prefix="log-transaction")
         self.commits = threading.Condition()
 
     # ---- appending ----
@@ -216,16 +220,8 @@ class SQLiteRecorder(GroupCommitRecorder):
     ) -> list[tuple[Any, ...]]:
         return self._connections.select(sql, parameters or {})
 
-    @contextmanager
-    def snapshot(self) -> Iterator[Fetch]:
-        with self._connections.snapshot() as connection:
-
-            def fetch(
-                sql: str, parameters: Mapping[str, Any] | None = None
-            ) -> list[tuple[Any, ...]]:
-                return connection.execute(sql, parameters or {}).fetchall()
-
-            yield fetch
+    def snapshot(self) -> AbstractContextManager[Fetch]:
+        return self._connections.snapshot()
 
     async def ping(self) -> None:
         self._connections.select("SELECT 1", {})
@@ -238,6 +234,19 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def watch(self) -> CommitWatch:
         return _CommitWatch(self)
+
+    # ---- transactions beside the log ----
+
+    async def _transact(self, name: str, work: Callable[[Fetch], Result]) -> Result:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._transactions, self._transact_now, work)
+
+    def _transact_now(self, work: Callable[[Fetch], Result]) -> Result:
+        try:
+            with self._connections.transaction() as connection:
+                return work(fetch_on(connection))
+        except sqlite3.OperationalError as error:
+            raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
 
     # ---- leases ----
 
@@ -314,6 +323,7 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def close_now(self) -> None:
         super().close_now()
+        self._transactions.shutdown()
         self._readers.shutdown()
         self._connections.close()
 

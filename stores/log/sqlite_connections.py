@@ -10,6 +10,7 @@ from uuid import UUID
 from weakref import WeakSet
 
 from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.recorder import Fetch
 
 BUSY_SECONDS = 30.0
 """How long a writer waits for the writers of other processes."""
@@ -47,6 +48,15 @@ class ThreadConnection:
         """Waits until the statement that runs is done, and closes."""
         with self.using, suppress(sqlite3.Error):
             self.connection.close()
+
+
+def fetch_on(connection: sqlite3.Connection) -> Fetch:
+    """Runs statements with `:name` parameters on this connection."""
+
+    def fetch(sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        return connection.execute(sql, parameters or {}).fetchall()
+
+    return fetch
 
 
 class ThreadConnections:
@@ -103,13 +113,13 @@ class ThreadConnections:
                 raise
 
     @contextmanager
-    def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own whose reads all see the file as it was at the first of them."""
+    def snapshot(self) -> Iterator[Fetch]:
+        """Reads on a connection of their own, all of the file as it was at the first of them."""
         try:
             own = ThreadConnection(self._path)
             try:
                 own.connection.execute("BEGIN")
-                yield own.connection
+                yield fetch_on(own.connection)
             finally:
                 own.close()
         except sqlite3.Error as error:

@@ -1,0 +1,99 @@
+"""Transactions beside the log on PostgreSQL: of one name one at a time, whoever runs them.
+
+They have connections of their own, and never touch the lock that appends are serialised by: a
+slow one holds up its own name and nothing else.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from calotype.stores.log.postgres_connecting import is_trouble, unavailable
+from calotype.stores.log.recorder import Fetch, Result
+from calotype.stores.log.statements import numbered
+
+CONNECTIONS = 4
+"""How many transactions of one process run at the same time."""
+WAIT_SECONDS = 10
+"""How long a transaction waits for its name."""
+IDLE_SECONDS = 30
+"""A transaction whose process says nothing for so long is ended: the process hangs."""
+
+# The level is said, because a snapshot taken before the lock would show an older state.
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_LIMITS = (
+    "SELECT set_config('lock_timeout', '{}s', true), "
+    "set_config('idle_in_transaction_session_timeout', '{}s', true)"
+)
+# The form with two keys never meets the locks with one, which the log and the schema use.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('calotype transaction'), hashtext($1))"
+
+
+class NamedTransactions:
+    """Runs functions in transactions, in threads; connects when needed."""
+
+    def __init__(
+        self, connect: Callable[[], psycopg.Connection[Any]], settings: dict[str, Any]
+    ) -> None:
+        self._connect = connect
+        self._settings = settings
+        self._idle: deque[psycopg.Connection[Any]] = deque()
+        self.threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="log-transaction")
+
+    def run(self, name: str, work: Callable[[Fetch], Result]) -> Result:
+        """Runs `work` once, in this thread. Raises what it raises, or LogUnavailable."""
+        connection = self._begun(name)
+        try:
+            result = work(fetch_on(connection))
+            connection.execute("COMMIT")
+        except BaseException as error:
+            with suppress(psycopg.Error):
+                connection.execute("ROLLBACK")
+            if is_trouble(error, connection):
+                raise unavailable(error, self._settings) from None
+            raise
+        finally:
+            if not connection.closed:
+                self._idle.append(connection)
+        return result
+
+    def close(self) -> None:
+        """Waits for what runs, and closes the connections."""
+        self.threads.shutdown()
+        while self._idle:
+            self._idle.pop().close()
+
+    def _begun(self, name: str) -> psycopg.Connection[Any]:
+        """A connection inside a transaction that has the name for itself."""
+        while True:
+            idle = self._idle.pop() if self._idle else None
+            connection = idle or self._connect()
+            try:
+                with connection.pipeline():
+                    connection.execute(_BEGIN)
+                    connection.execute(_LIMITS.format(WAIT_SECONDS, IDLE_SECONDS))
+                connection.execute(_LOCK, [name])
+                return connection
+            except psycopg.Error as error:
+                # A connection that idled may have died long ago; a fresh one tells the truth.
+                died = connection.closed
+                with suppress(psycopg.Error):
+                    connection.close()
+                if idle is None or not died:
+                    raise unavailable(error, self._settings) from None
+
+
+def fetch_on(connection: psycopg.Connection[Any]) -> Fetch:
+    """Runs statements with `:name` parameters on this connection."""
+
+    def fetch(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        text, names = numbered(sql)
+        values = parameters or {}
+        cursor = connection.execute(text, [values[name] for name in names])
+        return cursor.fetchall() if cursor.description else []
+
+    return fetch
