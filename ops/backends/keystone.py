@@ -32,6 +32,8 @@ provider = fernet
 expiration = {token_seconds}
 [fernet_tokens]
 key_repository = {data}/fernet
+[fernet_receipts]
+key_repository = {data}/fernet
 [credential]
 key_repository = {data}/credential
 [identity]
