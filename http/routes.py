@@ -13,6 +13,7 @@ from calotype.http import (
     members,
     restorable,
 )
+from calotype.http.basic import BasicIdentity
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 from calotype.http.keystone import KeystoneIdentity
 
@@ -81,5 +82,5 @@ async def _end_streams(app: web.Application) -> None:
 
 async def _close_identity(app: web.Application) -> None:
     identify = app[API].identify
-    if isinstance(identify, KeystoneIdentity):
+    if isinstance(identify, (KeystoneIdentity, BasicIdentity)):
         await identify.close()

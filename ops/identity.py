@@ -3,11 +3,13 @@
 import ssl
 from typing import Any
 
+from calotype.http.basic import BasicIdentity
 from calotype.http.conversation import Identify
 from calotype.http.identity import by_trusted_headers, everybody_is
 from calotype.http.keystone import KeystoneIdentity
 from calotype.http.keystone_calls import Keystone
 from calotype.ops import settings as tables
+from calotype.ops.htpasswd import load_logins
 from calotype.ops.settings import Settings, SettingsError
 
 
@@ -16,6 +18,8 @@ def identity_of(settings: Settings) -> Identify:
     kind = settings.identity.kind
     if kind == "headers":
         return by_trusted_headers
+    if kind == "http_basic":
+        return BasicIdentity(load_logins(settings.http_basic), settings.http_basic)
     if kind == "keystone":
         return _keystone_identity(settings.keystone)
     return everybody_is(settings.identity.user, settings.identity.project)

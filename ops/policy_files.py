@@ -17,9 +17,7 @@ from calotype.commands.policy import DEFAULT_POLICY, Policy
 from calotype.commands.rule_language import BadRule
 from calotype.ops.settings import Policy as PolicySettings
 from calotype.ops.settings import SettingsError
-
-LOOK_SECONDS = 2.0
-"""How often the files are looked at."""
+from calotype.ops.watching import watch
 
 log = structlog.get_logger("calotype.policy")
 
@@ -41,29 +39,18 @@ def load_policy(settings: PolicySettings) -> Policy:
         raise SettingsError(f"policy.file: {path}, line {line}: {error}") from None
 
 
-State = list[tuple[str, int, int, int]]
-
-
 async def watch_policy(settings: PolicySettings, use: Callable[[Policy], None]) -> None:
     """Puts a changed policy to use within seconds, until cancelled."""
-    # Nothing is known at first: a file may have changed after the start had read it.
-    known: State | None = None
-    noticed: State | None = None
-    while True:
-        await asyncio.sleep(LOOK_SECONDS)
-        now = await asyncio.to_thread(_state, settings)
-        if now == known or now != noticed:
-            noticed = now  # It may be half-written: wait until it rests.
-            continue
-        first, known = known is None, now
+
+    async def read_again(files: list[str], first: bool) -> None:
         try:
             use(await asyncio.to_thread(load_policy, settings))
         except SettingsError as error:
             log.error("policy not changed, the last good one stays in force", error=str(error))
         else:
-            log.info(
-                "policy read again" if first else "policy changed", files=[name for name, *_ in now]
-            )
+            log.info("policy read again" if first else "policy changed", files=files)
+
+    await watch(lambda: _files(settings), read_again)
 
 
 def _files(settings: PolicySettings) -> list[Path]:
@@ -75,22 +62,6 @@ def _files(settings: PolicySettings) -> list[Path]:
             raise SettingsError(f"policy.directories: {directory}: {error.strerror}") from None
         files += [path for path in found if path.is_file() and not path.name.startswith(".")]
     return files
-
-
-def _state(settings: PolicySettings) -> State:
-    """What changes when a file does: names, times, sizes and places on the disk."""
-    try:
-        files = _files(settings)
-    except SettingsError:
-        files = []
-    state = []
-    for path in files:
-        try:
-            status = path.stat()
-            state.append((str(path), status.st_mtime_ns, status.st_size, status.st_ino))
-        except OSError:
-            state.append((str(path), 0, 0, 0))
-    return state
 
 
 def _rules_in(path: Path) -> list[tuple[str, Any, int]]:

@@ -16,11 +16,14 @@ import structlog
 import uvloop
 from aiohttp import web
 
+from calotype.http.basic import BasicIdentity
 from calotype.http.conversation import Api
 from calotype.http.routes import application
 from calotype.ops import sweeper, wiring
 from calotype.ops.audit_key import make_key, signer_of
-from calotype.ops.policy_files import watch_policy
+from calotype.ops.htpasswd import watch_logins
+from calotype.ops.identity import identity_of
+from calotype.ops.policy_files import load_policy, watch_policy
 from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
 from calotype.stores.images.driver import StoreError
@@ -39,6 +42,9 @@ def prepare(settings: Settings) -> None:
 
     Raises SettingsError naming what is missing and the command that mends it.
     """
+    # Read here too, because workers that cannot start would be started again and again.
+    load_policy(settings.policy)
+    identity_of(settings)
     os.makedirs(settings.data, exist_ok=True)
     recorder = wiring.recorder_of(settings)
     try:
@@ -100,6 +106,9 @@ async def _serve(settings: Settings) -> int:
         sealing = seal_for_ever(recorder, signer, parts.process_id)
         chores.append(asyncio.create_task(sealing))
     chores.append(asyncio.create_task(watch_policy(settings.policy, api.use_policy)))
+    if isinstance(api.identify, BasicIdentity):
+        watching = watch_logins(settings.http_basic, api.identify.use)
+        chores.append(asyncio.create_task(watching))
     if _is_child():
         chores.append(asyncio.create_task(_watch_parent(stopping)))
     runner = web.AppRunner(

@@ -83,14 +83,40 @@ class Store(_Table):
 class Identity(_Table):
     """`[identity]`: who asks."""
 
-    kind: Literal["none", "headers", "keystone"] = "none"
+    kind: Literal["none", "headers", "http_basic", "keystone"] = "none"
     """none: everybody is the user below, an administrator. headers: X-User-Id, X-Project-Id and
-    X-Roles are believed; only for a listener that nobody but a trusted proxy reaches. keystone:
-    tokens, which Keystone is asked about."""
+    X-Roles are believed; only for a listener that nobody but a trusted proxy reaches. http_basic:
+    names and passwords of an htpasswd file. keystone: tokens, which Keystone is asked about."""
     user: str = "admin"
     """none: the user that everybody is."""
     project: str = "default"
     """none: the project that everybody acts in, and that owns new images."""
+
+
+class Account(_Table):
+    """`[http_basic.users.NAME]`: what one user is, where that differs from all others."""
+
+    project: str | None = None
+    """The project that the user acts in, and that owns new images."""
+    roles: list[str] | None = None
+    """The user's roles; admin implies manager, that member, and that reader."""
+
+
+class HttpBasic(_Table):
+    """`[http_basic]`: users with passwords in a file, where there is no Keystone."""
+
+    file: str = ""
+    """htpasswd file with bcrypt hashes (`htpasswd -B`); read again when it changes."""
+    project: str = "default"
+    """The project of users that have none of their own below."""
+    roles: list[str] = ["member"]
+    """The roles of users that have none of their own below."""
+    users: dict[str, Account] = {}
+    """Projects and roles of single users: `[http_basic.users.NAME]` with `project` and `roles`."""
+    cache_seconds: float = Field(3600.0, ge=0)
+    """How long a right password is not checked again; a change of the file ends that at once."""
+    cache_entries: int = Field(10_000, ge=1)
+    """How many passwords a process remembers, as keyed digests."""
 
 
 class Keystone(_Table):
@@ -258,6 +284,7 @@ class Settings(BaseSettings):
     log: Log = Log()
     store: Store = Store()
     identity: Identity = Identity()
+    http_basic: HttpBasic = HttpBasic()
     keystone: Keystone = Keystone()
     policy: Policy = Policy()
     limits: Limits = Limits()
@@ -281,6 +308,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _identifiable(self) -> "Settings":
         keystone = self.keystone
+        if self.identity.kind == "http_basic" and not self.http_basic.file:
+            raise ValueError("identity.kind = 'http_basic' needs http_basic.file; set it")
         if self.identity.kind == "keystone":
             if not keystone.url:
                 raise ValueError("identity.kind = 'keystone' needs keystone.url; set it")

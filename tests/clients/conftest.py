@@ -73,6 +73,12 @@ def _read(process: subprocess.Popen[str], lines: list[str], ready: threading.Eve
                 ready.set()
 
 
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., Any]:
+    """`serving`, for tests whose service needs settings of its own."""
+    return serving
+
+
 @pytest.fixture(scope="module")
 def service_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data directory of `service`."""

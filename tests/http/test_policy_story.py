@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 import structlog
 
-from calotype.ops import policy_files
+from calotype.ops import watching as files
 from calotype.ops.policy_files import load_policy, watch_policy
 from calotype.ops.settings import Policy as PolicySettings
 from calotype.ops.settings import SettingsError
@@ -61,7 +61,7 @@ async def test_a_refusal_is_logged_with_rule_actor_target_and_request(projects):
 async def test_a_changed_file_is_used_and_a_broken_one_changes_nothing(
     open_cloud, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(policy_files, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(files, "LOOK_SECONDS", 0.02)
     file = tmp_path / "policy.yaml"
     file.write_text("add_image: '!'\n")
     cloud = await open_cloud(identity={"kind": "headers"}, policy={"file": str(file)})

@@ -1,5 +1,6 @@
-"""What people and services identify with stays between them and Keystone."""
+"""What people and services identify with stays between them and who judges it."""
 
+import base64
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -70,5 +72,36 @@ def test_no_token_and_no_password_is_written_anywhere(make_service: Any, keyston
     files = [path.read_bytes() for path in Path(service.folder).rglob("*") if path.is_file()]
     assert b"image.created" in b"".join(files)
     for secret in (token, late, wrong, helper, keystone.PASSWORDS["calotype"]):
+        assert not any(secret in text for text in written)
+        assert not any(secret.encode() in content for content in files)
+
+
+def test_no_password_of_a_file_is_written_anywhere(make_service: Any, tmp_path: Path) -> None:
+    """Neither a right one, nor a wrong one, nor one that was typed where the name belongs."""
+    right, wrong, misplaced = "right-MARKER", "wrong-MARKER", "misplaced-MARKER"
+    hashed = bcrypt.hashpw(right.encode(), bcrypt.gensalt(4)).decode()
+    (tmp_path / "htpasswd").write_text(f"alice:{hashed}\n")
+    service = make_service(
+        CALOTYPE_IDENTITY__KIND="http_basic",
+        CALOTYPE_HTTP_BASIC__FILE=str(tmp_path / "htpasswd"),
+        CALOTYPE_HTTP__ACCESS_LOG="true",
+    )
+    service.start()
+    pairs = {login: base64.b64encode(login.encode()).decode() for login in (
+        f"alice:{right}", f"alice:{wrong}", f"{misplaced}:",
+    )}  # fmt: skip
+    images = f"{service.url}/v2/images"
+    answers = [
+        _ask(images, "POST", {"name": "known"}, Authorization=f"Basic {pair}")
+        for pair in pairs.values()
+    ]
+    assert [status for status, _ in answers] == [201, 401, 401]
+    checked = _check(service)
+    assert "http_basic.file" in checked.stdout
+    assert service.terminate() == 0
+    assert any('"user": "alice"' in line and "password refused" in line for line in service.lines)
+    written = [text for _, text in answers] + service.lines + [checked.stdout, checked.stderr]
+    files = [path.read_bytes() for path in Path(service.folder).rglob("*") if path.is_file()]
+    for secret in (right, wrong, misplaced, hashed, *pairs.values()):
         assert not any(secret in text for text in written)
         assert not any(secret.encode() in content for content in files)
