@@ -111,7 +111,7 @@ def _span_rows(recorder: GroupCommitRecorder, page: Sequence[Notification]) -> R
 
 def _audience_rows(recorder: GroupCommitRecorder, page: Sequence[Notification]) -> Rows:
     changes = EventAudience(recorder, len(page) + 1).fold(page)
-    return {change.table: list(change.rows) for change in changes}
+    return {change.table: list(change.rows) for change in changes if isinstance(change, Put)}
 
 
 PRINTS = (

@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -31,7 +31,7 @@ from eventsourcing.persistence import (
     Transcoder,
 )
 
-from calotype.stores.log.tables import Change
+from calotype.stores.log.tables import Change, Count
 
 if TYPE_CHECKING:
     from calotype.stores.log.recorder import GroupCommitRecorder
@@ -50,6 +50,18 @@ class LogUnavailable(OperationalError):
 
 class Fenced(IntegrityError):
     """The lease that an append rested on has another holder since; nothing was written."""
+
+
+class OverLimit(Exception):
+    """A counter would have grown beyond its ceiling; nothing was written."""
+
+    def __init__(self, table: str, key: Any, column: str, value: int, ceiling: int) -> None:
+        super().__init__(f"{column} of {key} in {table} is {value}, and may be {ceiling} at most")
+        self.key = key
+        self.column = column
+        self.value = value
+        """What the counter stands at."""
+        self.ceiling = ceiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +167,44 @@ class AlreadyExists(Exception):
     """An aggregate with this id was created before (it may be deleted since)."""
 
 
+class Quotas(Protocol):
+    """Counts what aggregates take up, and says how much that may be.
+
+    An aggregate says by `usage` what it takes up now; `before` is what that was before the change.
+    """
+
+    limited: bool
+    """Whether there is any ceiling; only then is `ceilings` asked."""
+
+    async def ceilings(self, before: Any, aggregate: Any) -> Any:
+        """The ceilings for what grows with this change; may ask elsewhere."""
+
+    def counts(self, before: Any, aggregate: Any, ceilings: Any) -> Sequence[Count]:
+        """What changes in the counters. Runs where `project` does."""
+
+    def refusal(self, over: OverLimit, event: Any) -> Exception:
+        """What is raised instead of OverLimit when this event does not fit."""
+
+
 class EventLog:
     """Loads and changes aggregates of one kind.
 
     `project(aggregate, events)` gives the query rows that must change together with the events;
-    it runs in the recorder's writer thread, inside the same transaction.
+    it runs in the recorder's writer thread, inside the same transaction. With `quotas`, what the
+    aggregates take up is counted in that transaction too.
     """
 
     def __init__(
         self,
         recorder: "GroupCommitRecorder",
         project: Callable[[Any, Sequence[Any]], Sequence[Change]],
+        quotas: Quotas | None = None,
+        *,
         cached_aggregates: int = 4096,
     ) -> None:
         self.recorder = recorder
         self._project = project
+        self._quotas = quotas
         self._mapper = event_mapper()
         self._cache: OrderedDict[UUID, Aggregate] = OrderedDict()
         self._cached_aggregates = cached_aggregates
@@ -185,7 +220,7 @@ class EventLog:
     async def create(self, aggregate: Any) -> None:
         """Appends a new aggregate's first events. Raises AlreadyExists when the id is taken."""
         try:
-            await self._append(aggregate)
+            await self._append(aggregate, None)
         except IntegrityError:
             raise AlreadyExists(aggregate.id) from None
 
@@ -214,6 +249,7 @@ class EventLog:
                 cached = aggregate is not None
                 if not cached:
                     aggregate = await self.load(aggregate_id)
+                before = aggregate.usage if aggregate and self._quotas else None
                 try:
                     check(aggregate)
                     wish(aggregate, *arguments, **details)
@@ -224,20 +260,32 @@ class EventLog:
                 if cached and not aggregate.pending_events:
                     continue
                 try:
-                    await self._append(aggregate)
+                    await self._append(aggregate, before)
                     return aggregate
                 except IntegrityError:  # Another process was first.
                     await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise TooManyConflicts(aggregate_id)
 
-    async def _append(self, aggregate: Any) -> None:
+    async def _append(self, aggregate: Any, before: Any) -> None:
         events = aggregate.collect_events()
         if events:
             future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
             stored = list(map(self._mapper.to_stored_event, events))
-            project = self._project
-            self.recorder.submit(Append(stored, lambda: project(aggregate, events), None, future))
-            await future
+            project, quotas = self._project, self._quotas
+            ceilings: Any = None
+            if quotas is not None and quotas.limited:
+                ceilings = await quotas.ceilings(before, aggregate)
+
+            def changes() -> Sequence[Change]:
+                rows = project(aggregate, events)
+                return [*rows, *quotas.counts(before, aggregate, ceilings)] if quotas else rows
+
+            self.recorder.submit(Append(stored, changes, None, future))
+            try:
+                await future
+            except OverLimit as over:
+                assert quotas is not None
+                raise quotas.refusal(over, events[-1]) from None
         self._cache[aggregate.id] = aggregate
         if len(self._cache) > self._cached_aggregates:
             self._cache.popitem(last=False)

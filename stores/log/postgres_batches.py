@@ -14,10 +14,18 @@ import psycopg
 from eventsourcing.persistence import IntegrityError, StoredEvent
 from psycopg import errors
 
+from calotype.stores.log.ceilings import bounded, refusals
 from calotype.stores.log.log import Append, Fenced, Outcome
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 from calotype.stores.log.recorder import conflict, without_rivals
-from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, merged, on_conflict
+from calotype.stores.log.tables import (
+    POSTGRESQL_TYPES,
+    Count,
+    Table,
+    adding,
+    merged,
+    on_conflict,
+)
 
 CHANNEL = "calotype_log"
 RECONNECT_SECONDS = (0.0, 0.1, 0.3, 1.0, 2.0)
@@ -125,10 +133,15 @@ class BatchWriter:
 
     def _write_transaction(self, ready: list[Append]) -> list[tuple[Append, Outcome]]:
         connection = self._connected()
+        refused: list[tuple[Append, Outcome]] = []
         try:
             with connection.pipeline():
                 connection.execute(_BEGIN)
                 connection.execute(_LOCK)
+                if bounded(ready):
+                    refused = _over_limits(connection, ready)
+                    losers = {id(append) for append, _ in refused}
+                    ready = [append for append in ready if id(append) not in losers]
                 inserted = _send_events(connection, ready)
                 fences = _send_fences(connection, ready)
                 tracked = _send_tracking(connection, ready)
@@ -147,7 +160,7 @@ class BatchWriter:
                 connection.execute("ROLLBACK")
             raise
         position = min((row[0] for row in inserted.fetchall()), default=0) if inserted else 0
-        outcomes: list[tuple[Append, Outcome]] = []
+        outcomes = refused
         for append in ready:
             count = len(append.events)
             outcomes.append((append, list(range(position, position + count))))
@@ -242,10 +255,42 @@ def _send_tracking(
     ]
 
 
+def _over_limits(
+    connection: psycopg.Connection[Any], ready: Sequence[Append]
+) -> list[tuple[Append, Outcome]]:
+    """The appends that do not fit under their ceilings, decided under the lock and in order.
+
+    It costs a round trip, so only batches in which somebody has a ceiling ask. What rests on an
+    old version is a conflict first: whether it fits is to be found out on the newest.
+    """
+    counters: dict[tuple[Table, Any], tuple[int, ...]] = {}
+    keys = {(c.table, c.key) for a in ready for c in a.changes if isinstance(c, Count)}
+    for table in {table for table, _ in keys}:
+        names = ", ".join(column.name for column in table.columns)
+        kind = POSTGRESQL_TYPES[table.columns[0].kind].partition(" ")[0]
+        rows = connection.execute(
+            f"SELECT {names} FROM {table.name} WHERE {table.key[0]} = ANY($1::{kind}[])",
+            [[key for of, key in keys if of is table]],
+        ).fetchall()
+        counters |= {(table, key): tuple(amounts) for key, *amounts in rows}
+    refused = refusals(ready, counters)
+    if not refused:
+        return []
+    events = [event for append, _ in refused for event in append.events]
+    ids = [event.originator_id for event in events]
+    versions = [event.originator_version for event in events]
+    standing = connection.execute(_STANDING, [ids, versions]).fetchall()
+    taken = {(row[0], row[1]) for row in standing}
+    return [
+        (append, over if taken.isdisjoint(map(_key, append.events)) else conflict(append))
+        for append, over in refused
+    ]
+
+
 def _send_rows(connection: psycopg.Connection[Any], ready: Sequence[Append]) -> None:
     """The query rows of a batch: at most two statements a table."""
-    replaced, put = merged([append.changes for append in ready])
-    for table, owners in replaced.items():
+    batch = merged([append.changes for append in ready])
+    for table, owners in batch.replaced.items():
         single = table.key == (table.owner,)
         rows = [row for rows in owners.values() for row in rows]
         emptied = [owner for owner, kept in owners.items() if not (single and kept)]
@@ -256,9 +301,13 @@ def _send_rows(connection: psycopg.Connection[Any], ready: Sequence[Append]) -> 
         if rows:
             others = [column.name for column in table.columns if column.name not in table.key]
             _send_inserts(connection, table, rows, on_conflict(table, others) if single else "")
-    for table, keyed in put.items():
+    for table, keyed in batch.put.items():
         if keyed:
             _send_inserts(connection, table, keyed.values(), on_conflict(table, table.grows))
+    for table, sums in batch.counted.items():
+        rows = [(key, *amounts) for key, amounts in sums.items() if any(amounts)]
+        if rows:
+            _send_inserts(connection, table, rows, adding(table))
 
 
 def _send_inserts(

@@ -22,12 +22,13 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
-from calotype.stores.log.log import Append, Fence, Fenced, LogUnavailable, Outcome
+from calotype.stores.log.log import Append, LogUnavailable, Outcome
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result, conflict
+from calotype.stores.log.sqlite_changes import check_fence, write_change
 from calotype.stores.log.sqlite_connections import ThreadConnections, fetch_on
 from calotype.stores.log.statements import migrations
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
-from calotype.stores.log.tables import SQLITE_TYPES, Change, Put, Table, on_conflict, table_ddl
+from calotype.stores.log.tables import SQLITE_TYPES, Table, table_ddl
 
 _INSERT_EVENT = (
     "INSERT INTO stored_events"
@@ -44,7 +45,6 @@ _HOLD = (
     "epoch = epoch + (holder <> :holder) WHERE holder = :holder OR expires_at < :now "
     "RETURNING epoch"
 )
-_STANDS = "SELECT 1 FROM leases WHERE name = :name AND epoch = :epoch"
 
 
 class SQLiteRecorder(GroupCommitRecorder):
@@ -102,11 +102,11 @@ class SQLiteRecorder(GroupCommitRecorder):
             except sqlite3.IntegrityError:
                 raise conflict(append) from None
             if append.fence is not None:
-                _check_fence(connection, append.fence)
+                check_fence(connection, append.fence)
             if append.tracking is not None:
                 self._track(connection, append)
             for change in append.changes:
-                _write_change(connection, change)
+                write_change(connection, change)
         except Exception as error:
             if not connection.in_transaction:
                 raise  # A full disk ends the whole transaction, not only the savepoint.
@@ -360,27 +360,9 @@ class _CommitWatch:
         """Nothing of its own to give back."""
 
 
-def _check_fence(connection: sqlite3.Connection, fence: Fence) -> None:
-    values = {"name": fence.lease, "epoch": fence.epoch}
-    if connection.execute(_STANDS, values).fetchone() is None:
-        raise Fenced(f"the lease {fence.lease} is no longer in epoch {fence.epoch}")
-
-
 def _last_position(connection: sqlite3.Connection) -> int:
     row = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone()
     return row[0] or 0
-
-
-def _write_change(connection: sqlite3.Connection, change: Change) -> None:
-    table = change.table
-    places = ", ".join("?" * len(table.columns))
-    insert = f"INSERT INTO {table.name} VALUES ({places})"
-    if isinstance(change, Put):
-        connection.executemany(f"{insert} {on_conflict(table, table.grows)}", change.rows)
-        return
-    connection.execute(f"DELETE FROM {table.name} WHERE {table.owner} = ?", (change.owner,))
-    if change.rows:
-        connection.executemany(insert, change.rows)
 
 
 def _originator(text: str) -> UUID | str:

@@ -6,7 +6,7 @@ them. They are prints: `create_tables` makes them, and they can be made again fr
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import add, itemgetter
 from typing import Any, Literal
 from uuid import UUID
 
@@ -79,7 +79,24 @@ class Put:
     rows: Sequence[tuple[Any, ...]]
 
 
-Change = Replace | Put
+@dataclass(frozen=True)
+class Count:
+    """Adds `amounts` to the row of `key` in `table`; a row that is not there starts at zero.
+
+    The table has one key column, its first, and integers that are not NULL; `amounts` are for
+    these in their order. `ceilings` say how far each may grow (None: without end). Where one
+    would grow further, the append fails with OverLimit and leaves nothing; a column that does not
+    grow may stand above its ceiling.
+    """
+
+    table: Table
+    key: Any
+    amounts: tuple[int, ...]
+    ceilings: tuple[int | None, ...] = ()
+    """As many as there are amounts, or none at all."""
+
+
+Change = Replace | Put | Count
 
 
 def table_ddl(table: Table, types: dict[str, str]) -> list[str]:
@@ -101,26 +118,39 @@ def table_ddl(table: Table, types: dict[str, str]) -> list[str]:
     return statements
 
 
-def merged(
-    changes: Sequence[Sequence[Change]],
-) -> tuple[
-    dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]], dict[Table, dict[Any, tuple[Any, ...]]]
-]:
-    """The changes of a batch by table: what to replace by owner, and what to put by key.
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The changes of a batch by table. Of two for one owner or key the later counts, except that
+    amounts add up."""
 
-    Of two for the same owner or key the later one counts.
-    """
-    replaced: dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]] = {}
-    put: dict[Table, dict[Any, tuple[Any, ...]]] = {}
+    replaced: dict[Table, dict[UUID, Sequence[tuple[Any, ...]]]]
+    """The rows by their owner."""
+    put: dict[Table, dict[Any, tuple[Any, ...]]]
+    """The rows by their key."""
+    counted: dict[Table, dict[Any, tuple[int, ...]]]
+    """The sums of the amounts by their key."""
+
+
+def merged(changes: Sequence[Sequence[Change]]) -> Merged:
+    """The changes of a batch, put together."""
+    batch = Merged({}, {}, {})
     for some in changes:
         for change in some:
-            if isinstance(change, Put):
+            if isinstance(change, Replace):
+                batch.replaced.setdefault(change.table, {})[change.owner] = change.rows
+            elif isinstance(change, Put):
                 key_of = key_getter(change.table)
-                rows = put.setdefault(change.table, {})
+                rows = batch.put.setdefault(change.table, {})
                 rows.update((key_of(row), row) for row in change.rows)
             else:
-                replaced.setdefault(change.table, {})[change.owner] = change.rows
-    return replaced, put
+                sums = batch.counted.setdefault(change.table, {})
+                sums[change.key] = added(sums.get(change.key), change.amounts)
+    return batch
+
+
+def added(row: tuple[int, ...] | None, amounts: tuple[int, ...]) -> tuple[int, ...]:
+    """The row with the amounts added; None is a row of zeros."""
+    return amounts if row is None else tuple(map(add, row, amounts))
 
 
 def key_getter(table: Table) -> Callable[[tuple[Any, ...]], Any]:
@@ -134,3 +164,10 @@ def on_conflict(table: Table, updates: Sequence[str]) -> str:
     settings = ", ".join(f"{name} = excluded.{name}" for name in updates)
     action = f"UPDATE SET {settings}" if settings else "NOTHING"
     return f"ON CONFLICT ({', '.join(table.key)}) DO {action}"
+
+
+def adding(table: Table) -> str:
+    """What an INSERT of amounts into the table does where the key is there already: add them."""
+    names = [column.name for column in table.columns if column.name not in table.key]
+    sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in names)
+    return f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {sums}"

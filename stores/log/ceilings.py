@@ -1,0 +1,51 @@
+"""Which appends would let a counter grow beyond its ceiling: decided in the order of the log."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from calotype.stores.log.log import Append, OverLimit
+from calotype.stores.log.tables import Count, Table, added
+
+Counters = Mapping[tuple[Table, Any], tuple[int, ...]]
+"""The amounts that stand in a table, by table and key; what is missing is zero."""
+
+
+def exceeded(count: Count, row: tuple[int, ...] | None) -> OverLimit | None:
+    """What forbids adding to this row, or None."""
+    columns = count.table.columns[1:]
+    reached = added(row, count.amounts)
+    for column, amount, value, ceiling in zip(
+        columns, count.amounts, reached, count.ceilings, strict=False
+    ):
+        if ceiling is not None and amount > 0 and value > ceiling:
+            return OverLimit(count.table.name, count.key, column.name, value - amount, ceiling)
+    return None
+
+
+def bounded(appends: Sequence[Append]) -> bool:
+    """Whether any of them asks for a ceiling."""
+    return any(
+        isinstance(change, Count) and any(c is not None for c in change.ceilings)
+        for append in appends
+        for change in append.changes
+    )
+
+
+def refusals(appends: Sequence[Append], counters: Counters) -> list[tuple[Append, OverLimit]]:
+    """Those that do not fit, when each is added to the counters where it does fit."""
+    now = dict(counters)
+    refused = []
+    for append in appends:
+        then: dict[tuple[Table, Any], tuple[int, ...]] = {}
+        over: OverLimit | None = None
+        for change in append.changes:
+            if isinstance(change, Count):
+                at = (change.table, change.key)
+                row = then.get(at, now.get(at))
+                over = over or exceeded(change, row)
+                then[at] = added(row, change.amounts)
+        if over is None:
+            now |= then
+        else:
+            refused.append((append, over))
+    return refused
