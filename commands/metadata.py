@@ -10,6 +10,7 @@ from calotype.commands.image import Image, create, image_uuid
 from calotype.commands.locations import Place, change_locations, measure_places
 from calotype.commands.parts import Parts, new_id
 from calotype.commands.policy import Actor, Cause, NewImage, require, require_new
+from calotype.commands.protections import require_change, require_property
 from calotype.stores.log.log import AlreadyExists
 
 
@@ -32,8 +33,8 @@ class Operation(Protocol):
 async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str, Any]) -> Image:
     """Registers a queued image from the body of `POST /v2/images`.
 
-    Raises Invalid, Forbidden (foreign owner, read-only field, policy), LimitExceeded, and
-    Conflict for an id that is taken, be it by a deleted image.
+    Raises Invalid, Forbidden (foreign owner, read-only field, policy, protected property),
+    LimitExceeded, and Conflict for an id that is taken, be it by a deleted image.
     """
     image_id = rules.check_id(body["id"]) if "id" in body else new_id()
     fields, tags, properties = rules.split_body(body)
@@ -42,6 +43,8 @@ async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str,
     target = NewImage(fields["owner"], fields["visibility"])
     require_new(actor, "add_image", target)
     _require_visibility(actor, target, fields["visibility"])
+    for name in properties:
+        require_property(actor, "create", name)
     rules.check_count("properties", len(properties), parts.limits.properties)
     rules.check_count("tags", len(tags), parts.limits.tags)
     image = create(cause, image_id=image_id, fields=fields, tags=tags, properties=properties)
@@ -101,7 +104,7 @@ def _patch_metadata(
                 if name == "visibility":
                     _require_visibility(actor, image, fields[name])
         else:
-            _apply_to_property(operation, name, properties)
+            _apply_to_property(actor, operation, name, properties)
     added = properties.keys() - image.properties.keys()
     if added:
         rules.check_count("properties", len(properties), parts.limits.properties)
@@ -127,20 +130,17 @@ def _check_base_operation(actor: Actor, image: Image, operation: Operation, name
         raise Forbidden("Only an administrator may change the owner of an image.")
 
 
-def _apply_to_property(operation: Operation, name: str, properties: dict[str, str | None]) -> None:
+def _apply_to_property(
+    actor: Actor, operation: Operation, name: str, properties: dict[str, str | None]
+) -> None:
     if name in rules.HASHES or name == "id":
         raise Forbidden(f"Attribute '{name}' is read-only.")
     rules.refuse_unwritable(name)
-    if operation.op == "add":
-        if operation.strict and name in properties:
-            raise Conflict(f"Property '{name}' already exists; use replace.")
-        properties[name] = rules.check_property(name, operation.value)
-    elif name not in properties:
-        raise Conflict(f"Property '{name}' does not exist; use add.")
-    elif operation.op == "replace":
-        properties[name] = rules.check_property(name, operation.value)
-    else:
+    require_change(actor, operation.op, name, exists=name in properties, strict=operation.strict)
+    if operation.op == "remove":
         del properties[name]
+    else:
+        properties[name] = rules.check_property(name, operation.value)
 
 
 def _require_visibility(actor: Actor, image: Any, visibility: str) -> None:

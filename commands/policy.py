@@ -6,11 +6,14 @@ them. A rule is a function of the actor and of the image; it never looks at anyt
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from calotype.commands.default_rules import DEFAULT_RULES
 from calotype.commands.errors import CalotypeError, Decision, Forbidden, NotFound
 from calotype.commands.rule_language import Text, compiled, grants_to
+
+if TYPE_CHECKING:
+    from calotype.commands.protections import Protections
 
 IMPLIED_ROLES = {"admin": "manager", "manager": "member", "member": "reader"}
 
@@ -38,9 +41,13 @@ class Policy:
     """The rules in force: the defaults, and what an operator's files put in their place."""
 
     def __init__(
-        self, texts: Mapping[str, Text] | None = None, *, enforce_new_defaults: bool = True
+        self,
+        texts: Mapping[str, Text] | None = None,
+        *,
+        enforce_new_defaults: bool = True,
+        protections: "Protections | None" = None,
     ) -> None:
-        """Raises BadRule naming the rule that cannot be used."""
+        """Raises BadRule naming the rule that cannot be used, or BadProtection the section."""
         given = dict(texts or {})
         effective: dict[str, Text] = {}
         for default in DEFAULT_RULES:
@@ -60,6 +67,10 @@ class Policy:
         )
         self._tells_kinds_only = "get_image" not in particular
         self._legacy = not enforce_new_defaults
+        self.protections = protections
+        """Who may do what to custom properties; None: whoever may do it to the image."""
+        if protections is not None:
+            protections.check_rules(self._rules)
 
     def holds(self, rule: str, actor: "Actor", target: Target) -> bool:
         """Whether the rule says yes; one that does not exist says no."""

@@ -11,7 +11,8 @@ import structlog
 from aiohttp import web
 
 from calotype.commands.errors import CalotypeError
-from calotype.http.conversation import API, REQUEST_ID, Api
+from calotype.commands.protections import readable_by
+from calotype.http.conversation import API, REQUEST_ID, Api, actor_of
 from calotype.projections.feed import BEFORE_ALL, Question
 from calotype.stores.log.log import LogUnavailable
 
@@ -48,7 +49,7 @@ async def stream(request: web.Request, question: Question, *, snapshot: bool) ->
         await _send(response, f"retry: {RETRY_MILLISECONDS}\n\n".encode())
         if snapshot:
             question = replace(question, after=await _send_snapshot(api, response, question))
-        await _follow(api, response, question)
+        await _follow(request, response, question)
     except (ConnectionError, TimeoutError):
         pass  # The consumer is gone, and knows where it was.
     except (LogUnavailable, CalotypeError) as error:
@@ -57,10 +58,13 @@ async def stream(request: web.Request, question: Question, *, snapshot: bool) ->
     return response
 
 
-async def _follow(api: Api, response: web.StreamResponse, question: Question) -> None:
+async def _follow(request: web.Request, response: web.StreamResponse, question: Question) -> None:
+    api = request.app[API]
     positions = await api.feed.positions()
     told = question.after
     while True:
+        # A stream may outlive the protections that it began under.
+        question = replace(question, readable=readable_by(actor_of(request)))
         page = await api.feed.page(question)
         if page.events:
             await _send(
@@ -102,7 +106,9 @@ async def _send_snapshot(api: Api, response: web.StreamResponse, question: Quest
     """
     position, marker = None, BEFORE_ALL
     while True:
-        page = await api.feed.snapshot(question.project, position, marker, PAGE_EVENTS)
+        page = await api.feed.snapshot(
+            question.project, position, marker, PAGE_EVENTS, question.readable
+        )
         position = page.position
         if page.images:
             await _send(response, b"".join(b"data: %b\n\n" % image for image in page.images))

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Invalid
+from calotype.commands.protections import readable_by
 from calotype.http.conversation import API, Api, actor_of, refuse_body
 from calotype.http.event_stream import MEDIA as STREAM
 from calotype.http.event_stream import stream
@@ -46,12 +47,14 @@ async def events(request: web.Request) -> web.StreamResponse:
     Answers a CloudEvents batch, or Server-Sent Events to `Accept: text/event-stream`.
     """
     refuse_body(request)
-    api, project = request.app[API], reader_of(actor_of(request))
+    api, actor = request.app[API], actor_of(request)
+    project = reader_of(actor)
     given = _parameters(request)
     streams = STREAM in request.headers.get("Accept", "").lower()
     if streams:
         _refuse_what_a_stream_has_not(given)
     asked = await _understood(api, project, given)
+    asked = replace(asked, question=replace(asked.question, readable=readable_by(actor)))
     if streams:
         last = request.headers.get("Last-Event-ID")
         if last:
@@ -68,13 +71,19 @@ async def events(request: web.Request) -> web.StreamResponse:
 async def _page_answer(request: web.Request, api: Api, asked: Asked, page: Page) -> web.Response:
     position = (await api.feed.positions()).encode(page.next)
     link = _link(asked.question, after=position)
-    return _answer(request, [event for _, event in page.events], position, link, page.full)
+    # Protections can change, and with them what was shown.
+    immutable = page.full and api.policy.protections is None
+    return _answer(request, [event for _, event in page.events], position, link, immutable)
 
 
 async def _snapshot_answer(request: web.Request, api: Api, asked: Asked) -> web.Response:
     question = asked.question
     page: Snapshot = await api.feed.snapshot(
-        question.project, asked.snapshot_position, asked.marker, question.limit
+        question.project,
+        asked.snapshot_position,
+        asked.marker,
+        question.limit,
+        question.readable,
     )
     position = (await api.feed.positions()).encode(page.position)
     if page.next_marker is None:
@@ -82,7 +91,8 @@ async def _snapshot_answer(request: web.Request, api: Api, asked: Asked) -> web.
     else:
         link = _link(question, snapshot=position, marker=str(page.next_marker))
     # The first page is that of another position the next time that it is asked for.
-    return _answer(request, page.images, position, link, asked.snapshot_position is not None)
+    immutable = asked.snapshot_position is not None and api.policy.protections is None
+    return _answer(request, page.images, position, link, immutable)
 
 
 def _answer(

@@ -8,10 +8,12 @@ from aiohttp import web
 from calotype.commands.errors import Forbidden, Invalid, NotFound
 from calotype.commands.image import image_uuid
 from calotype.commands.policy import Actor, allows, as_auditor, refused, require_call
+from calotype.commands.protections import Readable, readable_by
 from calotype.http.conversation import API, Api, actor_of, json_answer, refuse_body
 from calotype.http.filters import page_links, parse_list
-from calotype.http.images import check_text, shown
+from calotype.http.images import check_text, shown, shown_page
 from calotype.projections.history import History, difference, history_of
+from calotype.projections.images import readable_document
 from calotype.projections.listing import Moment
 
 LIST = "/log/v1/images"
@@ -31,7 +33,13 @@ async def history(request: web.Request) -> web.Response:
     after = positions.decode(given["after"], "after") if "after" in given else 0
     limit = _limit(given, api)
     image_id = request.match_info["image_id"]
-    found = await history_of(api.parts.log.recorder, image_uuid(image_id), after=after, limit=limit)
+    found = await history_of(
+        api.parts.log.recorder,
+        image_uuid(image_id),
+        after=after,
+        limit=limit,
+        readable=readable_by(actor),
+    )
     found = _allowed(actor, found, image_id)
     changes = [change.shown(positions) for change in found.changes]
     body: dict[str, Any] = {"image_id": found.image.image_id, "changes": changes}
@@ -44,18 +52,20 @@ async def history(request: web.Request) -> web.Response:
 async def index(request: web.Request) -> web.Response:
     """GET /log/v1/images?as_of=: one page of the list as it was, with the filters of /v2/images."""
     refuse_body(request)
-    api, actor = request.app[API], as_auditor(actor_of(request))
+    api, caller = request.app[API], actor_of(request)
+    # Auditors see all images, but of custom properties what their own roles let them read.
+    actor, readable = as_auditor(caller), readable_by(caller)
     require_call(actor, "get_past_images")
     parameters = list(request.query.items())
     check_text(parameters)
     moment = await api.moments.at(_only("as_of", parameters), "as_of")
     rest = [pair for pair in parameters if pair[0] != "as_of"]
     query = parse_list(rest, default_limit=api.default_limit, max_limit=api.max_limit)
-    page = await api.queries.page(query, actor, moment)
+    page = await api.queries.page(query, actor, moment, readable=readable)
     as_of = (await api.moments.positions()).encode(moment.position)
     # The links name the position, because a time of now would mean another moment later.
     first, following = page_links([*rest, ("as_of", as_of)], page.next_marker, LIST)
-    documents = b",".join(shown(api, actor, row[0].encode(), row[1], row[2]) for row in page.images)
+    documents = shown_page(api, actor, page, readable)
     links = {"first": first, "schema": "/v2/schemas/images", "as_of": as_of}
     if following is not None:
         links["next"] = following
@@ -67,11 +77,13 @@ async def index(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     """GET /log/v1/images/{image_id}?as_of=: the image as it was."""
     refuse_body(request)
-    api, actor = request.app[API], as_auditor(actor_of(request))
+    api, caller = request.app[API], actor_of(request)
+    actor, readable = as_auditor(caller), readable_by(caller)
     moment = await api.moments.at(_asked(_parameters(request, ("as_of",)), "as_of"), "as_of")
-    document = await _document_then(api, actor, request.match_info["image_id"], moment)
+    image_id = request.match_info["image_id"]
+    document = await _document_then(api, actor, readable, image_id, moment)
     if document is None:
-        raise NotFound(f"No image found with ID {request.match_info['image_id']} at that moment")
+        raise NotFound(f"No image found with ID {image_id} at that moment")
     answer = json_answer(document)
     answer.headers[POSITION_HEADER] = (await api.moments.positions()).encode(moment.position)
     return answer
@@ -80,7 +92,8 @@ async def show(request: web.Request) -> web.Response:
 async def diff(request: web.Request) -> web.Response:
     """GET /log/v1/images/{image_id}/diff?from=&to=: what turns the one state into the other."""
     refuse_body(request)
-    api, actor = request.app[API], as_auditor(actor_of(request))
+    api, caller = request.app[API], actor_of(request)
+    actor, readable = as_auditor(caller), readable_by(caller)
     given = _parameters(request, ("from", "to"))
     image_id = request.match_info["image_id"]
     positions = await api.moments.positions()
@@ -89,18 +102,21 @@ async def diff(request: web.Request) -> web.Response:
     for name in ("from", "to"):
         moment = await api.moments.at(_asked(given, name), name)
         body[name] = positions.encode(moment.position)
-        document = await _document_then(api, actor, image_id, moment)
+        document = await _document_then(api, actor, readable, image_id, moment)
         documents.append(None if document is None else orjson.loads(document))
     if documents == [None, None]:
         raise NotFound(f"No image found with ID {image_id} at either moment")
     return json_answer(orjson.dumps({**body, "patch": difference(*documents)}))
 
 
-async def _document_then(api: Api, actor: Actor, image_id: str, moment: Moment) -> bytes | None:
+async def _document_then(
+    api: Api, actor: Actor, readable: Readable | None, image_id: str, moment: Moment
+) -> bytes | None:
     row = await api.queries.image_then(image_uuid(image_id), actor, moment)
     if row is None:
         return None
-    return shown(api, actor, row.document.encode(), row.locations, row.status)
+    document = readable_document(row.document.encode(), readable)
+    return shown(api, actor, document, row.locations, row.status)
 
 
 def _allowed(actor: Actor, found: History | None, image_id: str) -> History:

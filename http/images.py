@@ -7,6 +7,7 @@ from calotype.commands import deletion, metadata
 from calotype.commands.errors import Invalid
 from calotype.commands.image import Image, image_uuid
 from calotype.commands.policy import Actor, require, require_call
+from calotype.commands.protections import Readable, readable_by
 from calotype.http.conversation import (
     API,
     Api,
@@ -19,7 +20,8 @@ from calotype.http.conversation import (
 )
 from calotype.http.filters import page_links, parse_list
 from calotype.http.patch import parse_patch
-from calotype.projections.images import image_document
+from calotype.projections.images import image_document, readable_document
+from calotype.projections.queries import Page
 
 
 async def create(request: web.Request) -> web.Response:
@@ -41,7 +43,7 @@ async def show(request: web.Request) -> web.Response:
     row = await api.queries.image(image_uuid(image_id), actor.project)
     require(actor, "get_image", row, f"No image found with ID {image_id}")
     assert row is not None
-    document = row.document.encode()
+    document = readable_document(row.document.encode(), readable_by(actor))
     return json_answer(shown(api, actor, document, row.locations, row.status))
 
 
@@ -52,12 +54,11 @@ async def index(request: web.Request) -> web.Response:
     parameters = list(request.query.items())
     check_text(parameters)
     query = parse_list(parameters, default_limit=api.default_limit, max_limit=api.max_limit)
-    page = await api.queries.page(query, actor)
+    readable = readable_by(actor)
+    page = await api.queries.page(query, actor, readable=readable)
     first, following = page_links(parameters, page.next_marker)
-    if api.direct_url_shown or api.parts.locations_shown:
-        documents = b",".join(
-            shown(api, actor, row[0].encode(), row[1], row[2]) for row in page.images
-        )
+    if api.direct_url_shown or api.parts.locations_shown or readable is not None:
+        documents = shown_page(api, actor, page, readable)
     else:
         documents = ",".join([row[0] for row in page.images]).encode()
     links = {"first": first, "schema": "/v2/schemas/images"}
@@ -157,7 +158,18 @@ def shown(api: Api, actor: Actor, document: bytes, locations: str, status: str) 
     return document[:-1] + b"," + orjson.dumps(extra)[1:]
 
 
+def shown_page(api: Api, actor: Actor, page: Page, readable: Readable | None) -> bytes:
+    """The documents of a page as the caller is shown them, with commas between."""
+    return b",".join(
+        [
+            shown(api, actor, readable_document(document.encode(), readable), locations, status)
+            for document, locations, status in page.images
+        ]
+    )
+
+
 def document_of(image: Image, api: Api, actor: Actor) -> bytes:
     """The image as the caller is shown it."""
+    document = readable_document(image_document(image), readable_by(actor))
     locations = orjson.dumps(image.locations).decode()
-    return shown(api, actor, image_document(image), locations, image.status)
+    return shown(api, actor, document, locations, image.status)

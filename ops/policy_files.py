@@ -1,5 +1,8 @@
 """The operator's policy files: read at start, and again when they change.
 
+Those of the policy, and that of the property protections, which may name its rules: they are read
+together, and what comes of them is used together or not at all.
+
 `[policy] file` is YAML or JSON (which is YAML), one name and text a rule; the files of
 `[policy] directories` are read after it in order of their names, and later ones win. A change is
 noticed within seconds. One that cannot be used changes nothing: the rules that were in force stay.
@@ -14,43 +17,63 @@ import structlog
 import yaml
 
 from calotype.commands.policy import DEFAULT_POLICY, Policy
+from calotype.commands.protections import BadProtection
 from calotype.commands.rule_language import BadRule
+from calotype.ops.protection_file import load_protections
 from calotype.ops.settings import Policy as PolicySettings
-from calotype.ops.settings import SettingsError
+from calotype.ops.settings import PropertyProtections, SettingsError
 from calotype.ops.watching import watch
 
 log = structlog.get_logger("calotype.policy")
 
 
-def load_policy(settings: PolicySettings) -> Policy:
-    """The policy that the files make. Raises SettingsError naming file, line and rule."""
+UNPROTECTED = PropertyProtections()
+
+
+def load_policy(settings: PolicySettings, protected: PropertyProtections = UNPROTECTED) -> Policy:
+    """The policy that the files make.
+
+    Raises SettingsError naming file, line and rule, or section and key.
+    """
     texts: dict[str, Any] = {}
     lines: dict[str, tuple[Path, int]] = {}
     for path in _files(settings):
         for name, text, line in _rules_in(path):
             texts[name] = text
             lines[name] = (path, line)
-    if not texts and settings.enforce_new_defaults:
+    protections = load_protections(protected)
+    if not texts and protections is None and settings.enforce_new_defaults:
         return DEFAULT_POLICY
     try:
-        return Policy(texts, enforce_new_defaults=settings.enforce_new_defaults)
+        return Policy(
+            texts, enforce_new_defaults=settings.enforce_new_defaults, protections=protections
+        )
+    except BadProtection as error:
+        raise SettingsError(f"property_protections.file: {protected.file}: {error}") from None
     except BadRule as error:
         path, line = lines.get(error.rule, (Path(settings.file), 0))
         raise SettingsError(f"policy.file: {path}, line {line}: {error}") from None
 
 
-async def watch_policy(settings: PolicySettings, use: Callable[[Policy], None]) -> None:
+async def watch_policy(
+    settings: PolicySettings,
+    use: Callable[[Policy], None],
+    protected: PropertyProtections = UNPROTECTED,
+) -> None:
     """Puts a changed policy to use within seconds, until cancelled."""
 
-    async def read_again(files: list[str], first: bool) -> None:
+    def files() -> list[Path]:
+        return [*_files(settings), *([Path(protected.file)] if protected.file else [])]
+
+    async def read_again(names: list[str], first: bool) -> None:
         try:
-            use(await asyncio.to_thread(load_policy, settings))
+            use(await asyncio.to_thread(load_policy, settings, protected))
         except SettingsError as error:
             log.error("policy not changed, the last good one stays in force", error=str(error))
         else:
-            log.info("policy read again" if first else "policy changed", files=files)
+            log.info("policy read again" if first else "policy changed", files=names)
 
-    await watch(lambda: _files(settings), read_again)
+    await watch(files, read_again)
 
 
 def _files(settings: PolicySettings) -> list[Path]:

@@ -40,10 +40,10 @@ log = structlog.get_logger("calotype.serving")
 def prepare(settings: Settings) -> None:
     """Makes the data directory, and on the embedded log tables and signing key; checks all others.
 
-    Raises SettingsError naming what is missing and the command that mends it.
+    Raises SettingsError naming what is missing or wrong, and what mends it.
     """
     # Read here too, because workers that cannot start would be started again and again.
-    load_policy(settings.policy)
+    load_policy(settings.policy, settings.property_protections)
     identity_of(settings)
     os.makedirs(settings.data, exist_ok=True)
     recorder = wiring.recorder_of(settings)
@@ -105,7 +105,8 @@ async def _serve(settings: Settings) -> int:
     if settings.audit.seal:
         sealing = seal_for_ever(recorder, signer, parts.process_id)
         chores.append(asyncio.create_task(sealing))
-    chores.append(asyncio.create_task(watch_policy(settings.policy, api.use_policy)))
+    watching = watch_policy(settings.policy, api.use_policy, settings.property_protections)
+    chores.append(asyncio.create_task(watching))
     if isinstance(api.identify, BasicIdentity):
         watching = watch_logins(settings.http_basic, api.identify.use)
         chores.append(asyncio.create_task(watching))

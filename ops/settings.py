@@ -182,6 +182,15 @@ class Policy(_Table):
     """false: what held before the personas reader and member holds too, for who may own."""
 
 
+class PropertyProtections(_Table):
+    """`[property_protections]`: which custom properties who may create, read, update, delete."""
+
+    file: str = ""
+    """File with a section for each pattern of names; empty = no property is protected."""
+    format: Literal["roles", "policies"] = "roles"
+    """What the file names: roles, or rules of the policy."""
+
+
 class Limits(_Table):
     """`[limits]`: static limits; -1 is no limit."""
 
@@ -287,6 +296,7 @@ class Settings(BaseSettings):
     http_basic: HttpBasic = HttpBasic()
     keystone: Keystone = Keystone()
     policy: Policy = Policy()
+    property_protections: PropertyProtections = PropertyProtections()
     limits: Limits = Limits()
     deletion: Deletion = Deletion()
     formats: Formats = Formats()

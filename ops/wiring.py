@@ -103,7 +103,7 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         moments=Moments(parts.log.recorder),
         feed=Feed(parts.log.recorder),
         identify=identity_of(settings),
-        policy=load_policy(settings.policy),
+        policy=load_policy(settings.policy, settings.property_protections),
         default_limit=settings.http.default_limit,
         max_limit=settings.http.max_limit,
         direct_url_shown=settings.http.show_image_direct_url,

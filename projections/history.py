@@ -14,7 +14,8 @@ import orjson
 from eventsourcing.persistence import StoredEvent
 
 from calotype.commands.image import EVENT_TYPES, Image, clock_text
-from calotype.projections.images import image_document
+from calotype.commands.protections import Readable
+from calotype.projections.images import image_document, readable_document
 from calotype.projections.positions import Positions
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -77,20 +78,32 @@ class History:
 
 
 async def history_of(
-    recorder: GroupCommitRecorder, image_id: UUID, *, after: int = 0, limit: int
+    recorder: GroupCommitRecorder,
+    image_id: UUID,
+    *,
+    after: int = 0,
+    limit: int,
+    readable: Readable | None = None,
 ) -> History | None:
-    """The changes after position `after`, at most `limit`, oldest first; None: no such image."""
+    """The changes after position `after`, at most `limit`, oldest first; None: no such image.
+
+    Custom properties that are not `readable` (None: all are) are in no patch.
+    """
     rows = await recorder.fetch(_EVENTS, {"id": image_id})
     rows = [row for row in rows if row[1] in EVENT_TYPES]  # Other things have ids and events too.
     if not rows:
         return None
     if len(rows) > _LONG:
-        return await asyncio.to_thread(fold_history, image_id, rows, after, limit)
-    return fold_history(image_id, rows, after, limit)
+        return await asyncio.to_thread(fold_history, image_id, rows, after, limit, readable)
+    return fold_history(image_id, rows, after, limit, readable)
 
 
 def fold_history(
-    image_id: UUID, rows: Sequence[tuple[Any, ...]], after: int, limit: int
+    image_id: UUID,
+    rows: Sequence[tuple[Any, ...]],
+    after: int,
+    limit: int,
+    readable: Readable | None = None,
 ) -> History:
     """The same from rows `(version, topic, state, position)` that were read, all there are."""
     mapper = event_mapper()
@@ -101,18 +114,18 @@ def fold_history(
         event: Any = mapper.to_domain_event(StoredEvent(image_id, version, topic, bytes(state)))
         wanted = position > after and len(changes) < limit
         if wanted and image is not None and before is None:
-            before = shown_document(image)
+            before = shown_document(image, readable)
         image = event.mutate(image)
         if wanted:
-            now = shown_document(image)
+            now = shown_document(image, readable)
             changes.append(_change(event, position, difference(before, now)))
             before = now
     return History(image, changes, bool(changes) and changes[-1].version < rows[-1][0])
 
 
-def shown_document(image: Image) -> dict[str, Any]:
-    """The image as the API shows it; a deleted one with that status."""
-    document: dict[str, Any] = orjson.loads(image_document(image))
+def shown_document(image: Image, readable: Readable | None = None) -> dict[str, Any]:
+    """The image as the API shows it to this reader; a deleted one with that status."""
+    document: dict[str, Any] = orjson.loads(readable_document(image_document(image), readable))
     return document
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from calotype.commands.image import Image
+from calotype.commands.protections import Readable
 from calotype.projections.restorable import restorable_rows
 from calotype.projections.tables import BLOBS, IMAGES, MEMBERS, PROPERTIES, RESTORABLE, TAGS
 from calotype.stores.log.tables import Replace
@@ -106,6 +107,19 @@ def image_document(image: Image) -> bytes:
             "schema": "/v2/schemas/image",
         }
     )
+
+
+def readable_document(document: bytes, readable: Readable | None) -> bytes:
+    """An image's document with those custom properties alone that the reader may read.
+
+    None is a reader of all of them, for whom the document is not even looked at.
+    """
+    if readable is None:
+        return document
+    facts = orjson.loads(document)
+    if readable.holds_all(facts):
+        return document
+    return orjson.dumps({name: value for name, value in facts.items() if name in readable})
 
 
 def member_document(image: Image, member: str) -> dict[str, Any]:

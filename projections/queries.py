@@ -9,6 +9,7 @@ import orjson
 
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.policy import Actor, allows
+from calotype.commands.protections import Readable
 from calotype.projections.listing import ListQuery, Moment
 from calotype.projections.pages import marker_statement, page_statement, visible_today
 from calotype.projections.spans import IMAGE_SPANS, MEMBER_SPANS
@@ -123,12 +124,21 @@ class Queries:
         seen = actor.is_admin or (seen_today and allows(actor, "get_image", row))
         return row if seen else None
 
-    async def page(self, query: ListQuery, actor: Actor, moment: Moment | None = None) -> Page:
+    async def page(
+        self,
+        query: ListQuery,
+        actor: Actor,
+        moment: Moment | None = None,
+        *,
+        readable: Readable | None = None,
+    ) -> Page:
         """One page of the images that the actor lists, now or as of a moment.
 
-        Raises Invalid or Forbidden (marker).
+        A filter by a custom property that is not `readable` (None: all are) fits no image. Raises
+        Invalid or Forbidden (marker).
         """
-        if query.limit == 0:
+        filters = [name for name, _ in query.properties]
+        if query.limit == 0 or (readable is not None and not readable.holds_all(filters)):
             return Page([], None)
         after = await self._marker(query, actor, moment) if query.marker is not None else None
         sees_all = actor.policy.shows_all(actor)
