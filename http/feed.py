@@ -10,7 +10,7 @@ from aiohttp import web
 
 from calotype.commands.errors import Invalid
 from calotype.commands.protections import readable_by
-from calotype.http.conversation import API, Api, actor_of, refuse_body
+from calotype.http.conversation import API, Api, actor_of, refuse_body, seconds_left
 from calotype.http.event_stream import MEDIA as STREAM
 from calotype.http.event_stream import stream
 from calotype.http.history import POSITION_HEADER
@@ -70,7 +70,8 @@ async def events(request: web.Request) -> web.StreamResponse:
         return await stream(request, asked.question, snapshot=asked.snapshot)
     if asked.snapshot:
         return await _snapshot_answer(request, api, asked)
-    page = await api.feed.page_or_wait(asked.question, asked.wait_seconds)
+    wait_seconds = min(asked.wait_seconds, seconds_left(actor))
+    page = await api.feed.page_or_wait(asked.question, wait_seconds)
     return await _page_answer(request, api, asked, page)
 
 
