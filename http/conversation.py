@@ -18,6 +18,7 @@ from calotype.commands.errors import CalotypeError, Invalid
 from calotype.commands.parts import Parts
 from calotype.commands.policy import DEFAULT_POLICY, Actor, Cause, Policy
 from calotype.http.errors import OWN_CALLS, SENTENCES, TITLES, error_answer, problem, status_of
+from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
 from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
@@ -50,6 +51,7 @@ class Api:
     queries: Queries
     moments: Moments
     feed: Feed
+    consumers: Consumers
     identify: Identify
     """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
     policy: Policy = DEFAULT_POLICY

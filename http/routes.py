@@ -5,6 +5,7 @@ from aiohttp import web
 from calotype.http import (
     audit,
     catalogue,
+    consumers,
     data,
     discovery,
     feed,
@@ -18,6 +19,7 @@ from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 from calotype.http.keystone import KeystoneIdentity
 
 IMAGE = "/v2/images/{image_id}"
+CONSUMER = "/log/v1/consumers/{name}"
 
 ROUTES = (
     ("GET", "/v2/images", images.index),
@@ -37,6 +39,17 @@ ROUTES = (
     ("POST", IMAGE + "/actions/deactivate", images.deactivate),
     ("POST", IMAGE + "/actions/reactivate", images.reactivate),
     ("GET", "/log/v1/events", feed.events),
+    ("GET", "/log/v1/consumers", consumers.index),
+    ("PUT", CONSUMER, consumers.put),
+    ("GET", CONSUMER, consumers.show),
+    ("DELETE", CONSUMER, consumers.delete),
+    ("POST", CONSUMER + "/fetch", consumers.fetch),
+    ("POST", CONSUMER + "/ack", consumers.ack),
+    ("POST", CONSUMER + "/extend", consumers.extend),
+    ("POST", CONSUMER + "/seek", consumers.seek),
+    ("GET", CONSUMER + "/parked", consumers.parked),
+    ("POST", CONSUMER + "/parked/{position}/redeliver", consumers.redeliver),
+    ("POST", CONSUMER + "/parked/{position}/discard", consumers.discard),
     ("GET", "/log/v1/schemas", catalogue.index),
     ("GET", "/log/v1/schemas/{type}", catalogue.schema),
     ("GET", "/log/v1/asyncapi", catalogue.description),

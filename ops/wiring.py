@@ -7,6 +7,7 @@ from calotype.ops.identity import identity_of
 from calotype.ops.policy_files import load_policy
 from calotype.ops.settings import Settings, SettingsError
 from calotype.projections import audience
+from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
 from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
@@ -97,11 +98,14 @@ def audience_follower(parts: Parts, waking: Waking) -> Follower:
 
 def api_of(settings: Settings, parts: Parts) -> Api:
     """What HTTP handlers work with."""
+    recorder = parts.log.recorder
+    feed = Feed(recorder)
     return Api(
         parts=parts,
-        queries=Queries(parts.log.recorder),
-        moments=Moments(parts.log.recorder),
-        feed=Feed(parts.log.recorder),
+        queries=Queries(recorder),
+        moments=Moments(recorder),
+        feed=feed,
+        consumers=Consumers(recorder, feed),
         identify=identity_of(settings),
         policy=load_policy(settings.policy, settings.property_protections),
         default_limit=settings.http.default_limit,

@@ -191,9 +191,9 @@ class Consumers:
                 look = await self._look(consumer, member)
                 found, page = await self._search(consumer, look, found, limit)
                 more = page.full and loop.time() < max(deadline, start + SEARCH_SECONDS)
+                if gone():
+                    return []
                 if _is_worth_a_write(consumer, look, found, more):
-                    if gone():
-                        return []
                     claims = await self._claim(consumer, found, member, limit, ack_seconds)
                     if claims:
                         return await self._deliveries(consumer, claims, dict(page.events))

@@ -211,8 +211,19 @@ async def test_who_never_answers_parks_the_event_too(process: Process) -> None:
     assert await process.fetch() == []
     [parked] = await process.consumers.parked(None, "c")
     assert "silent" in str(parked.error)
-    # Redelivered after its successors, it is still alone of its image.
+
+
+async def test_what_is_redelivered_waits_for_the_later_event_that_somebody_works_on(
+    process: Process,
+) -> None:
+    await process.image(2)
+    await process.make(max_attempts=1)
+    await process.answer(await process.fetch(), "fail")
+    second = await process.fetch()
+    assert [one.position for one in second] == [2]
     assert await process.consumers.redeliver(None, "c") == [1]
+    assert await process.fetch() == []
+    await process.ack(second)
     assert await process.positions() == [1]
 
 
@@ -437,7 +448,7 @@ async def test_members_that_crash_are_late_or_fail_never_overlap_nor_disturb_the
     monkeypatch.setattr(consumer_account, "MEMBERS_KEPT", 3)
     monkeypatch.setattr(consumers, "READ_EVENTS", 7)
     chance = random.Random(seed)
-    await process.make(on_parked=on_parked, max_attempts=4)
+    await process.make(on_parked=on_parked, max_attempts=2)
     held: list[Held] = []
     writing = asyncio.create_task(_write(process, chance))
     members = [
