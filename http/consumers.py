@@ -7,6 +7,7 @@ import orjson
 from aiohttp import web
 
 from calotype.commands.errors import Invalid, NotFound
+from calotype.commands.protections import Readable, readable_by
 from calotype.http.conversation import (
     API,
     Api,
@@ -15,6 +16,7 @@ from calotype.http.conversation import (
     json_object,
     refuse_body,
 )
+from calotype.projections.cloudevents import readable_event
 from calotype.projections.consumer_account import Consumer
 from calotype.projections.consumer_answers import Answer, Wish
 from calotype.projections.consumer_requests import (
@@ -109,7 +111,8 @@ async def fetch(request: web.Request) -> web.Response:
         wait_seconds=checked_seconds(given, "wait", 0.0, 0, LONGEST_WAIT_SECONDS) or 0.0,
         gone=lambda: request.transport is None,
     )
-    return _json({"deliveries": [_delivered(one) for one in deliveries]})
+    readable = readable_by(actor_of(request))
+    return _json({"deliveries": [_delivered(one, readable) for one in deliveries]})
 
 
 async def ack(request: web.Request) -> web.Response:
@@ -151,7 +154,10 @@ async def parked(request: web.Request) -> web.Response:
     limit = checked_number({"limit": number}, "limit", 0, 1, MAX_LIMIT)
     found = await api.consumers.parked(project, name, after=after, limit=limit)
     positions = await api.feed.positions()
-    shown = [{**_parked(one), "position": positions.encode(one.position)} for one in found]
+    readable = readable_by(actor_of(request))
+    shown = [
+        {**_parked(one, readable), "position": positions.encode(one.position)} for one in found
+    ]
     return _json({"parked": shown})
 
 
@@ -259,22 +265,23 @@ async def _shown(api: Api, consumer: Consumer, status: int = 200) -> web.Respons
     return _json({**described(positions, consumer), **described_state(positions, state)}, status)
 
 
-def _delivered(one: Delivery) -> dict[str, Any]:
+def _delivered(one: Delivery, readable: Readable | None) -> dict[str, Any]:
     return {
         "token": one.token,
         "attempt": one.attempt,
         "deadline": moment_text(one.deadline),
-        "event": orjson.Fragment(one.event),
+        "event": orjson.Fragment(readable_event(one.event, readable)),
     }
 
 
-def _parked(one: Parked) -> dict[str, Any]:
+def _parked(one: Parked, readable: Readable | None) -> dict[str, Any]:
+    event = None if one.event is None else readable_event(one.event, readable)
     return {
         "image": one.image,
         "attempts": one.attempts,
         "error": one.error,
         "parked_at": moment_text(one.since),
-        "event": None if one.event is None else orjson.Fragment(one.event),
+        "event": None if event is None else orjson.Fragment(event),
     }
 
 

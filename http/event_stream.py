@@ -21,6 +21,7 @@ from calotype.http.conversation import (
     identify_again,
     seconds_left,
 )
+from calotype.projections.cloudevents import readable_event
 from calotype.projections.feed import BEFORE_ALL, Question, reader_of
 from calotype.stores.log.log import LogUnavailable
 
@@ -64,7 +65,9 @@ async def stream(request: web.Request, question: Question, *, snapshot: bool) ->
         async with allowed:
             await _send(response, f"retry: {RETRY_MILLISECONDS}\n\n".encode())
             if snapshot:
-                question = replace(question, after=await _send_snapshot(api, response, question))
+                question = replace(
+                    question, after=await _send_snapshot(request, response, question)
+                )
             await _follow(request, response, question)
     except (ConnectionError, TimeoutError):
         pass  # The consumer is gone, or has to be, and knows where it was.
@@ -101,17 +104,16 @@ async def _follow(request: web.Request, response: web.StreamResponse, question: 
     positions = await api.feed.positions()
     told = question.after
     while True:
-        # A stream may outlive the protections that it began under.
-        question = replace(question, readable=readable_by(actor_of(request)))
         page = await api.feed.page(question)
         if page.events:
-            await _send(
-                response,
-                b"".join(
-                    b"id: %b\ndata: %b\n\n" % (positions.encode(position).encode(), event)
-                    for position, event in page.events
-                ),
-            )
+            # Asked each time, because a stream may outlive the protections that it began under.
+            readable = readable_by(actor_of(request))
+            frames = [
+                b"id: %b\ndata: %b\n\n"
+                % (positions.encode(position).encode(), readable_event(event, readable))
+                for position, event in page.events
+            ]
+            await _send(response, b"".join(frames))
             told = page.events[-1][0]
         question = replace(question, after=page.next)
         if page.full and not api.feed.waking.ended:
@@ -137,19 +139,21 @@ async def _idle(api: Api, question: Question) -> bool:
     return loop.time() < deadline
 
 
-async def _send_snapshot(api: Api, response: web.StreamResponse, question: Question) -> int:
+async def _send_snapshot(
+    request: web.Request, response: web.StreamResponse, question: Question
+) -> int:
     """Sends the images; returns their position.
 
     They carry no id, so who loses the connection in the middle begins the snapshot again.
     """
-    position, marker = None, BEFORE_ALL
+    api, position, marker = request.app[API], None, BEFORE_ALL
     while True:
-        page = await api.feed.snapshot(
-            question.project, position, marker, PAGE_EVENTS, question.readable
-        )
+        page = await api.feed.snapshot(question.project, position, marker, PAGE_EVENTS)
         position = page.position
         if page.images:
-            await _send(response, b"".join(b"data: %b\n\n" % image for image in page.images))
+            readable = readable_by(actor_of(request))
+            frames = [b"data: %b\n\n" % readable_event(image, readable) for image in page.images]
+            await _send(response, b"".join(frames))
         if page.next_marker is None:
             break
         marker = page.next_marker

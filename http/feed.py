@@ -14,6 +14,7 @@ from calotype.http.conversation import API, Api, actor_of, refuse_body, seconds_
 from calotype.http.event_stream import MEDIA as STREAM
 from calotype.http.event_stream import stream
 from calotype.http.history import POSITION_HEADER
+from calotype.projections.cloudevents import readable_event
 from calotype.projections.feed import (
     BEFORE_ALL,
     Page,
@@ -60,7 +61,6 @@ async def events(request: web.Request) -> web.StreamResponse:
     if streams:
         _refuse_what_a_stream_has_not(given)
     asked = await _understood(api, project, given)
-    asked = replace(asked, question=replace(asked.question, readable=readable_by(actor)))
     if streams:
         last = request.headers.get("Last-Event-ID")
         if last:
@@ -78,19 +78,13 @@ async def events(request: web.Request) -> web.StreamResponse:
 async def _page_answer(request: web.Request, api: Api, asked: Asked, page: Page) -> web.Response:
     position = (await api.feed.positions()).encode(page.next)
     link = _link(asked.question, after=position)
-    # Protections can change, and with them what was shown.
-    immutable = page.full and api.policy.protections is None
-    return _answer(request, [event for _, event in page.events], position, link, immutable)
+    return _answer(request, [event for _, event in page.events], position, link, page.full)
 
 
 async def _snapshot_answer(request: web.Request, api: Api, asked: Asked) -> web.Response:
     question = asked.question
     page: Snapshot = await api.feed.snapshot(
-        question.project,
-        asked.snapshot_position,
-        asked.marker,
-        question.limit,
-        question.readable,
+        question.project, asked.snapshot_position, asked.marker, question.limit
     )
     position = (await api.feed.positions()).encode(page.position)
     if page.next_marker is None:
@@ -98,14 +92,17 @@ async def _snapshot_answer(request: web.Request, api: Api, asked: Asked) -> web.
     else:
         link = _link(question, snapshot=position, marker=str(page.next_marker))
     # The first page is that of another position the next time that it is asked for.
-    immutable = asked.snapshot_position is not None and api.policy.protections is None
-    return _answer(request, page.images, position, link, immutable)
+    return _answer(request, page.images, position, link, asked.snapshot_position is not None)
 
 
 def _answer(
     request: web.Request, events: list[bytes], position: str, link: str, immutable: bool
 ) -> web.Response:
-    body = b"[" + b",".join(events) + b"]"
+    actor = actor_of(request)
+    readable = readable_by(actor)
+    body = b"[" + b",".join([readable_event(event, readable) for event in events]) + b"]"
+    # Protections can change, and with them what is shown.
+    immutable = immutable and actor.policy.protections is None
     digest = blake2b(body + position.encode() + link.encode(), digest_size=16).hexdigest()
     etag = f'"{digest}"'
     headers = {

@@ -15,7 +15,6 @@ from uuid import UUID
 from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.policy import Actor, may, require_call
-from calotype.commands.protections import Readable
 from calotype.projections.audience import EVENT_AUDIENCE, FOLLOWER, FULL, OWN, SHARED
 from calotype.projections.cloudevents import encoded_event, encoded_snapshot
 from calotype.projections.positions import Positions, positions_of
@@ -83,8 +82,6 @@ class Question:
     types: tuple[str, ...] = ()
     """Only these event types; empty for all."""
     image: UUID | None = None
-    readable: Readable | None = None
-    """The custom properties that are shown; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,16 +204,10 @@ class Feed:
         return min(count, question.limit), count > question.limit or stop < end
 
     async def snapshot(
-        self,
-        project: str | None,
-        position: int | None,
-        marker: UUID,
-        limit: int,
-        readable: Readable | None = None,
+        self, project: str | None, position: int | None, marker: UUID, limit: int
     ) -> Snapshot:
         """The images that the reader may see at the position (None: the latest that can be asked
-        for), after the image `marker`, without the public ones of others. With their custom
-        properties, as far as these are `readable` (None: all are)."""
+        for), after the image `marker`, without the public ones of others."""
         head, reached = await self._ends(SPANS_FOLLOWER)
         at = min(reached, head) if position is None else position
         if at > reached:
@@ -231,10 +222,7 @@ class Feed:
         positions = await self.positions()
         more = len(rows) > limit
         rows = rows[:limit]
-        images = [
-            encoded_snapshot(positions, at, image_id, document, view, readable)
-            for image_id, document, view in rows
-        ]
+        images = [encoded_snapshot(positions, at, *row) for row in rows]
         return Snapshot(images, at, UUID(str(rows[-1][0])) if more else None)
 
     async def _ends(self, follower: str = FOLLOWER) -> tuple[int, int]:
@@ -255,7 +243,7 @@ class Feed:
             rows = await self._rows(question, last, stop, wanted)
             for row in rows:
                 last = row[0]
-                events.append((last, encoded_event(positions, row, question.readable)))
+                events.append((last, encoded_event(positions, row)))
                 size += len(events[-1][1])
             if len(rows) < wanted:
                 return Page(events, max(stop, question.after), full=stop < end)
