@@ -17,6 +17,7 @@ from calotype.http import (
 from calotype.http.basic import BasicIdentity
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 from calotype.http.keystone import KeystoneIdentity
+from calotype.http.keystone_limits import KeystoneLimits
 
 IMAGE = "/v2/images/{image_id}"
 CONSUMER = "/log/v1/consumers/{name}"
@@ -67,6 +68,8 @@ ROUTES = (
     ("GET", "/v2/schemas/{name}", discovery.schema),
     ("GET", "/v2/info/import", discovery.import_methods),
     ("GET", "/v2/info/stores", discovery.stores),
+    ("GET", "/v2/info/usage", discovery.usage),
+    ("*", "/v2/info/usage", discovery.nowhere),
     ("GET", "/healthcheck", discovery.healthcheck),
     ("*", "/v2", discovery.redirect_to_v2),
     ("*", "/versions", discovery.versions),
@@ -82,7 +85,7 @@ def application(api: Api) -> web.Application:
     app[API] = api
     app[ELSEWHERE] = discovery.elsewhere
     app.on_shutdown.append(_end_streams)
-    app.on_cleanup.append(_close_identity)
+    app.on_cleanup.append(_close_askers)
     for method, path, handler in ROUTES:
         # Without `allow_head`, because the Image API knows no HEAD.
         app.router.add_route(method, path, handler)
@@ -93,7 +96,8 @@ async def _end_streams(app: web.Application) -> None:
     await app[API].feed.waking.close()
 
 
-async def _close_identity(app: web.Application) -> None:
-    identify = app[API].identify
-    if isinstance(identify, (KeystoneIdentity, BasicIdentity)):
-        await identify.close()
+async def _close_askers(app: web.Application) -> None:
+    api = app[API]
+    for asker in (api.identify, api.parts.quotas.limits_of):
+        if isinstance(asker, (KeystoneIdentity, BasicIdentity, KeystoneLimits)):
+            await asker.close()

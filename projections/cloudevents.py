@@ -42,6 +42,7 @@ _SHOWN_TO_OWNERS = _SHOWN_TO_MEMBERS | {
     "request_id",
     "traceparent",
     "upload_id",
+    "announced_size",
     "store",
     "reason",
     "bytes_sent",
