@@ -13,7 +13,8 @@ serve: $(VENV)/.service
 test: $(VENV)/.tests $(KEYSTONE)/.installed tools
 	$(BIN)/python -m pytest
 
-# Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of.
+# Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of. And a real
+# RabbitMQ, which the package must not start by itself (RUNLEVEL): the tests start their own.
 tools:
 	@if ! command -v qemu-img >/dev/null || ! [ -e /usr/lib/grub-rescue/grub-rescue-cdrom.iso ]; then \
 		if [ "$$(id -u)" = 0 ]; then \
@@ -22,6 +23,14 @@ tools:
 		else \
 			echo "The tests need qemu-img and a disk image: sudo apt install qemu-utils grub-rescue-pc"; \
 			exit 1; \
+		fi; \
+	fi
+	@if ! [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] && [ -z "$$CALOTYPE_TEST_AMQP" ]; then \
+		if [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+				--no-install-recommends rabbitmq-server; \
+		else \
+			echo "Without sudo apt install rabbitmq-server, or CALOTYPE_TEST_AMQP, tests are skipped"; \
 		fi; \
 	fi
 

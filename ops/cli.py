@@ -12,9 +12,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from calotype.ops import audit, event_log, history, projections, restoring, wiring
+from calotype.ops import (
+    audit,
+    event_log,
+    history,
+    projections,
+    replay,
+    restoring,
+    sinks,
+    wiring,
+)
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import Settings, SettingsError, load_settings
+from calotype.ops.sink_wiring import silent_downloads
 from calotype.stores.log.log import LogUnavailable
 
 app = typer.Typer(
@@ -29,7 +39,9 @@ app.add_typer(config_app, name="config")
 app.add_typer(audit.app, name="audit")
 app.add_typer(event_log.app, name="log")
 app.add_typer(projections.app, name="projections")
+app.add_typer(sinks.app, name="sinks")
 app.command()(history.history)
+app.command()(replay.replay)
 app.command()(restoring.restorable)
 app.command()(restoring.restore)
 app.command()(restoring.purge)
@@ -168,18 +180,21 @@ _SECRETS = ("secret_key", "signing_key", "password", "application_credential_sec
 def config_check(config: ConfigOption = None) -> None:
     """Check the settings file and environment; print what is in force, without secrets."""
     settings = load_settings(config)
-    shown = settings.model_dump()
+    shown = settings.model_dump(exclude={"sinks"})
     for table in (shown, *[value for value in shown.values() if isinstance(value, dict)]):
         for key in table:
             if key in _SECRETS and table[key]:
                 table[key] = "(set)"
     shown["log"]["url"] = _without_password(settings.log_url())
+    shown |= {f"sinks.{name}": sink.shown() for name, sink in settings.sinks.items()}
     for key, value in shown.items():
         if isinstance(value, dict):
             for name, inner in value.items():
                 typer.echo(f"{key}.{name} = {inner!r}")
         else:
             typer.echo(f"{key} = {value!r}")
+    for name in silent_downloads(settings):
+        typer.echo(f"Note: sinks.{name} sends no image.send, because audit.downloads is false.")
     typer.echo("The configuration is valid.")
 
 

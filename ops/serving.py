@@ -26,6 +26,7 @@ from calotype.ops.identity import identity_of
 from calotype.ops.policy_files import load_policy, watch_policy
 from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
+from calotype.ops.sink_wiring import registered_deliveries
 from calotype.stores.images.driver import StoreError
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -110,6 +111,8 @@ async def _serve(settings: Settings) -> int:
     if isinstance(api.identify, BasicIdentity):
         watching = watch_logins(settings.http_basic, api.identify.use)
         chores.append(asyncio.create_task(watching))
+    for delivery in await registered_deliveries(settings, parts, api.feed):
+        chores.append(asyncio.create_task(delivery.run()))
     if _is_child():
         chores.append(asyncio.create_task(_watch_parent(stopping)))
     runner = web.AppRunner(

@@ -16,7 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from calotype.ops.limit_settings import Limits
+from calotype.ops.sink_settings import SinkName, SinkSettings
 
 
 class SettingsError(Exception):
@@ -193,6 +193,21 @@ class PropertyProtections(_Table):
     """What the file names: roles, or rules of the policy."""
 
 
+class Limits(_Table):
+    """`[limits]`: static limits; -1 is no limit."""
+
+    image_size_bytes: int = Field(1 << 40, ge=-1)
+    """Bytes of one image."""
+    properties: int = Field(128, ge=-1)
+    """Custom properties of one image."""
+    tags: int = Field(128, ge=-1)
+    """Tags of one image."""
+    members: int = Field(128, ge=-1)
+    """Projects that one image is shared with."""
+    locations: int = Field(10, ge=-1)
+    """Places of one image."""
+
+
 class Deletion(_Table):
     """`[deletion]`: how long what was deleted can be had back."""
 
@@ -290,6 +305,8 @@ class Settings(BaseSettings):
     audit: Audit = Audit()
     followers: Followers = Followers()
     http: Http = Http()
+    sinks: dict[SinkName, SinkSettings] = {}
+    """Where the log is delivered to."""
 
     @classmethod
     def settings_customise_sources(
@@ -307,18 +324,14 @@ class Settings(BaseSettings):
         keystone = self.keystone
         if self.identity.kind == "http_basic" and not self.http_basic.file:
             raise ValueError("identity.kind = 'http_basic' needs http_basic.file; set it")
-        asks_keystone = {
-            "identity.kind = 'keystone'": self.identity.kind == "keystone",
-            "limits.keystone = true": self.limits.keystone,
-        }
-        for name in [name for name, asks in asks_keystone.items() if asks]:
+        if self.identity.kind == "keystone":
             if not keystone.url:
-                raise ValueError(f"{name} needs keystone.url; set it")
+                raise ValueError("identity.kind = 'keystone' needs keystone.url; set it")
             if not (keystone.username and keystone.password) and not (
                 keystone.application_credential_id and keystone.application_credential_secret
             ):
                 raise ValueError(
-                    f"{name} needs keystone.username and keystone.password, or "
+                    "identity.kind = 'keystone' needs keystone.username and keystone.password, or "
                     "keystone.application_credential_id and keystone.application_credential_secret"
                 )
         return self
@@ -367,7 +380,10 @@ def _check_readable(file: Path) -> None:
 
 
 def _line(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"]) or "settings"
+    where = list(detail["loc"])
+    if where[:1] == ["sinks"] and where[2:3] and where[2] in ("rabbitmq", "nats"):
+        del where[2]  # The kind, which is no part of the key.
+    key = ".".join(map(str, where)) or "settings"
     if detail["type"] == "extra_forbidden":
         return f"{key}: there is no such setting; remove it or check its spelling"
     return f"{key}: {detail['msg'].removeprefix('Value error, ')}"

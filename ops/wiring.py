@@ -2,23 +2,20 @@
 
 from calotype.commands.downloads import Downloads
 from calotype.commands.parts import Limits, Parts
-from calotype.commands.usage import USAGE
 from calotype.http.conversation import Api
 from calotype.ops.identity import identity_of
 from calotype.ops.policy_files import load_policy
-from calotype.ops.quotas import quotas_of
 from calotype.ops.settings import Settings, SettingsError
 from calotype.projections import audience
-from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
 from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
 from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
 from calotype.projections.seal import SEAL_TABLES
+from calotype.projections.sinks.parked import SINK_TABLES
 from calotype.projections.spans import FOLLOWER, SPAN_TABLES, ImageSpans
 from calotype.projections.tables import TABLES
-from calotype.projections.usage import recount
 from calotype.projections.waking import Waking
 from calotype.stores.images.opening import open_driver
 from calotype.stores.log.log import EventLog
@@ -28,7 +25,7 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 REST_SECONDS = 0.03
 """How long the audiences of events rest after a page: commands share the disk with them."""
 
-QUERY_TABLES = (*TABLES, *SPAN_TABLES, *SEAL_TABLES, audience.EVENT_AUDIENCE)
+QUERY_TABLES = (*TABLES, *SPAN_TABLES, *SEAL_TABLES, *SINK_TABLES, audience.EVENT_AUDIENCE)
 
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
@@ -40,15 +37,12 @@ def migrate(recorder: GroupCommitRecorder) -> list[str]:
     """Brings the log and the query tables up to date; returns the migrations that it applied."""
     applied = recorder.migrate()
     recorder.create_tables(QUERY_TABLES)
-    if recorder.missing_tables([USAGE]):
-        # Made and filled at once, so that nobody ever takes an empty table for a whole one.
-        recount(recorder)
     return applied
 
 
 def is_up_to_date(recorder: GroupCommitRecorder) -> bool:
     """Whether `migrate` would change nothing: no migration is pending and no table is missing."""
-    return not recorder.pending_migrations() and not recorder.missing_tables([*QUERY_TABLES, USAGE])
+    return not recorder.pending_migrations() and not recorder.missing_tables(QUERY_TABLES)
 
 
 def ready_recorder(settings: Settings) -> GroupCommitRecorder:
@@ -62,13 +56,11 @@ def ready_recorder(settings: Settings) -> GroupCommitRecorder:
 
 def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
     """What commands work with."""
-    quotas = quotas_of(settings, recorder)
     return Parts(
-        log=EventLog(recorder, rows_of, quotas),
+        log=EventLog(recorder, rows_of),
         stores={settings.store.name: open_driver(settings.store.kind, settings.store_options())},
         default_store=settings.store.name,
-        quotas=quotas,
-        limits=Limits(**settings.limits.model_dump(include=set(Limits.__slots__))),
+        limits=Limits(**settings.limits.model_dump()),
         hash_algorithm=settings.hashing_algorithm,
         format_must_match=settings.formats.require_match,
         tolerated_checks=frozenset(settings.formats.gpt_safety_checks_nonfatal),
@@ -106,14 +98,11 @@ def audience_follower(parts: Parts, waking: Waking) -> Follower:
 
 def api_of(settings: Settings, parts: Parts) -> Api:
     """What HTTP handlers work with."""
-    recorder = parts.log.recorder
-    feed = Feed(recorder)
     return Api(
         parts=parts,
-        queries=Queries(recorder),
-        moments=Moments(recorder),
-        feed=feed,
-        consumers=Consumers(recorder, feed),
+        queries=Queries(parts.log.recorder),
+        moments=Moments(parts.log.recorder),
+        feed=Feed(parts.log.recorder),
         identify=identity_of(settings),
         policy=load_policy(settings.policy, settings.property_protections),
         default_limit=settings.http.default_limit,

@@ -23,15 +23,23 @@ class Leadership:
         self._name = name
         self._holder = holder
         self._renew_at = 0.0
+        self._sure_until = 0.0
         self.epoch: int | None = None
         """The epoch in which this process leads, as far as it knows; None: it does not."""
 
     async def held(self) -> bool:
         """Takes the lease or renews it when that is due; whether this process leads."""
         if self.epoch is None or time.monotonic() >= self._renew_at:
-            self._renew_at = time.monotonic() + RENEW_SECONDS
+            asked_at = time.monotonic()
+            self._renew_at = asked_at + RENEW_SECONDS
             self.epoch = await self._recorder.hold_lease(self._name, self._holder, LEASE_SECONDS)
+            self._sure_until = asked_at + LEASE_SECONDS
         return self.epoch is not None
+
+    @property
+    def sure(self) -> bool:
+        """Whether nobody else can lead by now: for what is done outside of the database."""
+        return self.epoch is not None and time.monotonic() < self._sure_until
 
     @property
     def fence(self) -> Fence:

@@ -108,6 +108,70 @@ def keystone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         yield Cloud(server, accounts, projects, users)
 
 
+@dataclass
+class Amqp:
+    """A running RabbitMQ, read by a client that is not ours."""
+
+    url: str
+    server: "RabbitMQ | None"  # noqa: F821
+    """None: it is not ours to stop."""
+
+    def restartable(self) -> "RabbitMQ":  # noqa: F821
+        """The server, which a test may stop; skips where it is somebody else's."""
+        if self.server is None:
+            pytest.skip("CALOTYPE_TEST_AMQP names a broker that is not ours to stop")
+        return self.server
+
+    def drain(self, queue: str) -> list[dict[str, Any]]:
+        """Takes all messages from the queue: the notification inside, `headers`, `amqp_id`."""
+        import amqp
+        from yarl import URL
+
+        url = URL(self.url)
+        taken = []
+        with amqp.Connection(f"{url.host}:{url.port}", url.user, url.password) as connection:
+            channel = connection.channel()
+            try:
+                while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                    body = json.loads(message.body)
+                    assert body["oslo.version"] == "2.0"
+                    assert message.properties["content_type"] == "application/json"
+                    taken.append(
+                        json.loads(body["oslo.message"])
+                        | {
+                            "headers": message.properties["application_headers"],
+                            "amqp_id": message.properties["message_id"],
+                        }
+                    )
+            except amqp.NotFound:
+                pass  # Nothing was sent to it so far.
+        return taken
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amqp]:
+    """A real RabbitMQ: the one that CALOTYPE_TEST_AMQP names, or one of our own."""
+    from calotype.ops.backends.rabbitmq import RabbitMQ, is_installed
+
+    given = os.environ.get("CALOTYPE_TEST_AMQP")
+    if given:
+        yield Amqp(given, None)
+        return
+    if not is_installed():
+        pytest.skip("no RabbitMQ: apt install rabbitmq-server, or set CALOTYPE_TEST_AMQP")
+    with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield Amqp(server.url, server)
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Nats"]:  # noqa: F821
+    """A real NATS server with JetStream."""
+    from calotype.ops.backends.nats import Nats
+
+    with Nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
 START_SECONDS = 30.0
 
 
@@ -189,6 +253,16 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
     yield service
     if service.process is not None and service.process.poll() is None:
         service.kill()
+
+
+@pytest.fixture
+def second_service(service: Service) -> Iterator[Service]:
+    """Another process on the log of `service`, not yet started."""
+    second = Service(service.folder, service.log_url)
+    second.environment = service.environment
+    yield second
+    if second.process is not None and second.process.poll() is None:
+        second.kill()
 
 
 @pytest.fixture

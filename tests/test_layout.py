@@ -19,9 +19,7 @@ DOORS = {
     "ops": {"ops", "http", "commands", "projections", "stores"},
 }
 
-COMMAND_MODULES_FOR_PROJECTIONS = {
-    "image", "usage", "download", "policy", "protections", "questions", "errors"
-}  # fmt: skip
+COMMAND_MODULES_FOR_PROJECTIONS = {"image", "download", "policy", "protections", "errors"}
 """Projections fold events and ask who may see; they never run a command's handler."""
 
 

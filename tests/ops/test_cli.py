@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from calotype.ops.settings import Settings, SettingsError, load_settings
+from calotype.ops.sink_settings import KINDS
 
 COMMANDS = (
     [],
@@ -21,6 +22,11 @@ COMMANDS = (
     ["audit", "key"],
     ["audit", "verify"],
     ["audit", "prove"],
+    ["replay"],
+    ["sinks"],
+    ["sinks", "status"],
+    ["sinks", "parked"],
+    ["sinks", "redeliver"],
 )
 
 
@@ -58,6 +64,32 @@ def test_config_check_prints_what_is_in_force_without_secrets(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_config_check_shows_sinks_without_passwords_and_says_what_they_cannot_send(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "calotype.toml"
+    file.write_text(
+        '[sinks.telemetry]\nkind = "rabbitmq"\nurls = ["amqp://user:MARKER-A@mq:5672/"]\n'
+        '[sinks.bus]\nkind = "nats"\n'
+    )
+    done = _calotype(
+        *("config", "check", "--config", str(file)),
+        CALOTYPE_SINKS__BUS__URLS='["nats://user:MARKER-B@nats:4222"]',
+    )
+    assert done.returncode == 0, done.stderr
+    assert "MARKER" not in done.stdout + done.stderr
+    assert "sinks.telemetry.urls = ['amqp://user:***@mq:5672/']" in done.stdout
+    assert "sinks.bus.stream = 'CALOTYPE'" in done.stdout
+    assert "Note: sinks.telemetry sends no image.send, because audit.downloads is" in done.stdout
+    wrong = _calotype(
+        *("config", "check", "--config", str(file)),
+        CALOTYPE_SINKS__BUS__URLS='["nats://user:MARKER-B@nats:4222", "MARKER-C"]',
+    )
+    assert wrong.returncode == 2
+    assert "MARKER" not in wrong.stdout + wrong.stderr
+
+
+@pytest.mark.slow
 def test_a_wrong_setting_is_one_message_naming_the_key(tmp_path: Path) -> None:
     file = tmp_path / "calotype.toml"
     file.write_text('[http]\nlisten = "nonsense"\n')
@@ -90,6 +122,14 @@ def test_a_file_of_rules_that_cannot_be_used_ends_a_service_of_many_workers(
         ("workers = 0", "workers: "),
         ("hashing_algorithm = 'md4'", "hashing_algorithm: "),
         ("[limits]\ntags = -2", "limits.tags: "),
+        ("[sinks.a]\nurls = ['amqp://h']", "sinks.a: "),
+        ("[sinks.a]\nkind = 'kafka'\nurls = ['x']", "sinks.a: "),
+        ("[sinks.a]\nkind = 'rabbitmq'", "sinks.a.urls: "),
+        ("[sinks.a]\nkind = 'nats'\nurls = []", "sinks.a.urls: "),
+        ("[sinks.a]\nkind = 'rabbitmq'\nurls = ['http://h']", "sinks.a: 'urls' needs amqp://"),
+        ("[sinks.a]\nkind = 'nats'\nurls = ['amqp://h']", "sinks.a: 'urls' needs nats://"),
+        ("[sinks.A]\nkind = 'nats'\nurls = ['nats://h']", "name a sink with up to 40"),
+        ("[sinks.a]\nkind = 'nats'\nurls = ['nats://h']\ntopics = ['x']", "sinks.a.topics: there"),
         ("not toml", "is not valid TOML"),
     ],
 )
@@ -126,9 +166,12 @@ def test_every_setting_is_in_the_documentation() -> None:
     text = (Path(__file__).parent.parent.parent / "docs" / "settings.md").read_text()
     for name, field in Settings.model_fields.items():
         table = getattr(field.annotation, "model_fields", None)
+        section = text.partition(f"## `[{name}]`")[2].partition("\n## ")[0]
+        if name == "sinks":
+            section = text.partition("## `[sinks.NAME]`")[2].partition("\n## ")[0]
+            table = {key: None for kind in KINDS for key in kind.model_fields}
         if table is None:
             assert f"| `{name}` |" in text, name
             continue
-        section = text.partition(f"## `[{name}]`")[2].partition("\n## ")[0]
         for key in table:
             assert f"| `{key}` |" in section, f"{name}.{key}"

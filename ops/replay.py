@@ -1,0 +1,107 @@
+"""`calotype replay`: goes through the log once more, for what follows from it outside."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from calotype.commands.errors import Invalid
+from calotype.ops import wiring
+from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
+from calotype.ops.settings import Settings, SettingsError, load_settings
+from calotype.ops.sink_wiring import ends_of, sink_named
+from calotype.projections.positions import Positions, positions_now
+from calotype.projections.sinks.contract import TryLater
+from calotype.projections.sinks.resending import Resending
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+
+def replay(
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="SINK", help="Tell this sink again.")
+    ] = None,
+    first: Annotated[str | None, typer.Option("--from", help="First position.")] = None,
+    last: Annotated[
+        str | None, typer.Option("--until", help="Last position; the end of the log if not given.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count; connect to nothing.")
+    ] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    log_url: LogUrlOption = None,
+) -> None:
+    """Go through a part of the log again.
+
+    With --to a sink is told everything again under the same message ids, so that consumers can
+    drop what they have. Where the sink itself is in the log does not change; serving may go on.
+    """
+    if to is None:
+        raise SettingsError("replay: say --to SINK, the name of a table [sinks.NAME]")
+    if first is None:
+        raise SettingsError("--from: say the position to begin with, as the feed gives it")
+    settings = load_settings(config, data=data, log__url=log_url)
+    sink_named(settings, to)
+    recorder = wiring.ready_recorder(settings)
+    try:
+        positions = positions_now(recorder)
+        end = recorder.max_notification_id() or 0
+        start = max(_decoded(positions, first, "--from"), 1)
+        stop = end if last is None else min(end, _decoded(positions, last, "--until"))
+        failed = asyncio.run(_resend(settings, recorder, to, start, stop, dry_run))
+    finally:
+        recorder.close_now()
+    raise typer.Exit(1 if failed else 0)
+
+
+async def _resend(
+    settings: Settings,
+    recorder: GroupCommitRecorder,
+    name: str,
+    start: int,
+    stop: int,
+    dry_run: bool,
+) -> bool:
+    """Tells what became of it; whether something is left undone."""
+    positions = positions_now(recorder)
+    ends = ends_of(recorder, positions, name, sink_named(settings, name))
+    resending = Resending(recorder, ends.telling, None if dry_run else ends.broker)
+    console = Console(stderr=True)
+    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    trouble = ""
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("", total=max(stop - start + 1, 0))
+            await resending.range(start, stop, lambda count: progress.advance(task, count))
+    except TryLater as error:
+        trouble = str(error)
+    finally:
+        await ends.broker.close()
+        await recorder.close()
+    _show(resending, positions, dry_run)
+    if trouble:
+        go_on = positions.encode(resending.done.last + 1)
+        typer.echo(f"{name}: {trouble}\nGo on with --from {go_on}", err=True)
+    return bool(trouble or resending.done.refused)
+
+
+def _show(resending: Resending, positions: Positions, dry_run: bool) -> None:
+    done = resending.done
+    table = Table("type", "messages")
+    for kind, count in sorted(done.told.items()):
+        table.add_row(kind, str(count))
+    Console().print(table)
+    for position, error in sorted(done.refused.items()):
+        typer.echo(f"{positions.encode(position)} refused: {error}")
+    verb = "would be sent" if dry_run else "sent"
+    typer.echo(f"{done.told.total()} messages of {done.events} events {verb}")
+
+
+def _decoded(positions: Positions, text: str, name: str) -> int:
+    try:
+        return positions.decode(text, name)
+    except Invalid as error:
+        raise SettingsError(f"{name}: {error.explanation}") from None

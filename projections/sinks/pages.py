@@ -1,0 +1,123 @@
+"""Pages of events as messages, and handing these to a broker until it has confirmed them all."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from eventsourcing.persistence import Notification
+
+from calotype.projections.sinks.contract import Broker, Message, Refused, Telling, TryLater
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+PAGE_EVENTS = 128
+"""So many events are told again at most when a process dies."""
+PAGE_BYTES = 4 << 20
+"""A page whose messages have become this long ends early."""
+
+# What an event can be the cause of. Anything else is trouble of ours, which passes.
+_POISONED = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass(slots=True)
+class Page:
+    """Some events that follow on each other."""
+
+    last: int
+    """The position of the last of them."""
+    full: bool
+    """Whether more may follow at once."""
+    messages: list[tuple[int, Message]] = field(default_factory=list)
+    """Each with the position of its event."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Events that cannot be told or were not taken: position and why."""
+    topics: dict[int, str] = field(default_factory=dict)
+    """The type of every event by its position."""
+
+
+def page_after(
+    recorder: GroupCommitRecorder,
+    telling: Telling,
+    position: int,
+    *,
+    limit: int = PAGE_EVENTS,
+    until: int | None = None,
+) -> Page | None:
+    """The next events after the position as messages; None: there are none. Reads in this thread.
+
+    An event that cannot be told is among the refused, and does not stand in the way of others.
+    """
+    events = recorder.select_notifications(position, limit, until, inclusive_of_start=False)
+    if not events:
+        return None
+    page = Page(position, full=len(events) == limit)
+    try:
+        _tell(events, telling, page)
+    except BaseException:
+        telling.forget()  # It may have stopped half-way.
+        raise
+    return page
+
+
+def _tell(events: Sequence[Notification], telling: Telling, page: Page) -> None:
+    size = 0
+    for event in events:
+        if size >= PAGE_BYTES:
+            page.full = True
+            return
+        page.last = event.id
+        page.topics[event.id] = event.topic
+        try:
+            told = telling.messages(event)
+        except _POISONED as error:
+            telling.forget()
+            page.refused[event.id] = f"cannot be told: {error!r}"
+            continue
+        page.messages += [(event.id, message) for message in told]
+        size += sum(len(message.body) for message in told)
+
+
+class Publication:
+    """Publishes a page's messages. Remembers what is confirmed, so that it can be tried again.
+
+    One message of a lane at a time, so that a lane is in order whatever gets lost on the way;
+    the lanes side by side. `may_send` is asked before every message.
+    """
+
+    def __init__(
+        self, broker: Broker, page: Page, may_send: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._broker = broker
+        self._page = page
+        self._may_send = may_send
+        self._lanes: dict[str, list[tuple[int, Message]]] = {}
+        for position, message in reversed(page.messages):
+            self._lanes.setdefault(message.lane, []).append((position, message))
+
+    async def publish(self) -> None:
+        """Returns when the broker holds every message, or has refused it for good.
+
+        Raises TryLater when something is left; call it again then.
+        """
+        await self._broker.open()
+        outcomes = await asyncio.gather(
+            *map(self._publish_lane, self._lanes.values()), return_exceptions=True
+        )
+        for error in _errors(outcomes):
+            raise error
+
+    async def _publish_lane(self, lane: list[tuple[int, Message]]) -> None:
+        while lane:
+            position, message = lane[-1]
+            if not self._may_send():
+                raise TryLater("the lease is in doubt")
+            try:
+                await self._broker.publish(message)
+            except Refused as error:
+                self._page.refused[position] = str(error)
+            lane.pop()
+
+
+def _errors(outcomes: Iterable[object]) -> list[BaseException]:
+    """What went wrong, surprises first."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    return sorted(errors, key=lambda error: isinstance(error, TryLater))

@@ -1,0 +1,102 @@
+"""Telling a sink again what was told before, under the same ids; its checkpoint stays."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from calotype.projections.sinks.contract import Broker, Telling, TryLater
+from calotype.projections.sinks.pages import Page, Publication, page_after
+from calotype.projections.sinks.parked import leaving
+from calotype.stores.log.log import Append
+from calotype.stores.log.recorder import GroupCommitRecorder
+
+PATIENCE_SECONDS = 10.0
+"""How long a broker that cannot be reached is asked again before a resending ends."""
+PAUSE_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class Resent:
+    """What became of a resending."""
+
+    events: int = 0
+    told: Counter[str] = field(default_factory=Counter)
+    """Messages by the type of what they tell."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Events that cannot be told, or were not taken: position and why."""
+    last: int = 0
+    """The position up to which all is done."""
+
+
+class Resending:
+    """Tells events of one sink again. Without a broker it only counts."""
+
+    def __init__(
+        self,
+        recorder: GroupCommitRecorder,
+        telling: Telling,
+        broker: Broker | None,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._recorder = recorder
+        self._telling = telling
+        self._broker = broker
+        self._patience_seconds = patience_seconds
+        self.done = Resent()
+
+    async def range(
+        self, first: int, last: int, progress: Callable[[int], None] = lambda events: None
+    ) -> None:
+        """Tells the events from `first` to `last`, both included.
+
+        Raises TryLater when the broker stays away; what is done by then stands in `done`.
+        """
+        self._telling.forget()
+        self.done.last = first - 1
+        while self.done.last < last:
+            page = await asyncio.to_thread(
+                page_after, self._recorder, self._telling, self.done.last, until=last
+            )
+            if page is None:
+                return
+            await self._publish(page)
+            progress(len(page.topics))
+
+    async def parked(self, sink: str, position: int) -> bool:
+        """Tells one parked event again and takes it from the parked ones if it is taken now."""
+        self._telling.forget()
+        page = await asyncio.to_thread(
+            page_after, self._recorder, self._telling, position - 1, limit=1
+        )
+        if page is None:
+            return False
+        await self._publish(page)
+        if position in page.refused:
+            return False
+        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        changes = [leaving(sink, position)]
+        self._recorder.submit(Append((), lambda: changes, None, future))
+        await future
+        return True
+
+    async def _publish(self, page: Page) -> None:
+        if self._broker is not None:
+            await self._persist(Publication(self._broker, page))
+        self.done.events += len(page.topics)
+        self.done.told.update(message.kind for _, message in page.messages)
+        self.done.refused |= page.refused
+        self.done.last = page.last
+
+    async def _persist(self, publication: Publication) -> None:
+        deadline = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                await publication.publish()
+                return
+            except TryLater:
+                if time.monotonic() >= deadline:
+                    raise
+                await asyncio.sleep(PAUSE_SECONDS)
