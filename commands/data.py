@@ -41,6 +41,10 @@ STORE_REFUSALS: dict[type[stores.StoreError], type[CalotypeError]] = {
 }
 
 
+LARGEST_BYTES = 1 << 50
+"""No image is larger, whatever the limits, so that sums of announced sizes stay countable."""
+
+
 def refusal_of(error: stores.StoreError) -> CalotypeError:
     """The domain's error for what a store refused with."""
     for kind, refusal in STORE_REFUSALS.items():
@@ -63,11 +67,12 @@ async def upload_data(
 
     `size_bytes` is what the caller announced (None: unknown); `md5` its hexadecimal Content-MD5.
     Raises Conflict when the image is not queued, Invalid when size or hash differ from what was
-    announced, LimitExceeded for the size cap or a full store, Gone when the image was deleted
-    meanwhile. After any failure the image is queued again and nothing is left in the store.
+    announced, LimitExceeded for the size cap, a quota or a full store, Gone when the image was
+    deleted meanwhile. After any failure the image is queued again and nothing is left in the store.
     """
-    cap = parts.limits.image_size_bytes if parts.limits.image_size_bytes >= 0 else None
-    if cap is not None and size_bytes is not None and size_bytes > cap:
+    cap = parts.limits.image_size_bytes
+    cap = LARGEST_BYTES if cap < 0 else min(cap, LARGEST_BYTES)
+    if size_bytes is not None and size_bytes > cap:
         raise LimitExceeded(f"The image has {size_bytes} bytes; at most {cap} are allowed.")
     aggregate_id, upload_id = image_uuid(image_id), secrets.token_hex(6)
     driver = parts.stores[parts.default_store]
@@ -84,6 +89,7 @@ async def upload_data(
             store=parts.default_store,
             url=driver.base_url + key,
             holder=parts.process_id,
+            announced_size=size_bytes,
         )
     except BaseException:
         parts.uploads.discard(upload_id)
@@ -98,6 +104,7 @@ async def upload_data(
             algorithms=("md5", parts.hash_algorithm),
             expected={"md5": md5} if md5 else {},
             claim=_claim(parts, image),
+            room=_room(parts, image, size_bytes),
         )
         image = await parts.log.change(
             aggregate_id,
@@ -178,6 +185,17 @@ def _claim(parts: Parts, image: Image) -> Claim | None:
     if image.fields["container_format"] != "bare":
         return None
     return Claim(image.fields["disk_format"], parts.format_must_match, parts.tolerated_checks)
+
+
+def _room(parts: Parts, image: Image, size_bytes: int | None) -> pipe.Room | None:
+    """What is left to the image's owner, for data whose size nobody has announced.
+
+    An announced size is taken already. The rest is decided when all has come; this only sees to
+    it that nobody sends for hours what cannot fit.
+    """
+    if size_bytes is not None or not parts.quotas.limited:
+        return None
+    return partial(parts.quotas.room_bytes, image.owner)
 
 
 def _outcome(written: pipe.Written, hash_algorithm: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ async def restore_image(parts: Parts, actor: Actor, cause: Cause, image_id: str)
     more, and Unavailable while its store cannot be asked.
     """
     aggregate_id = image_uuid(image_id)
-    allowed = partial(_require_deleted, actor, "restore_image", image_id)
+    allowed = partial(require_deleted, actor, "restore_image", image_id)
     image: Image | None = await parts.log.load(aggregate_id)
     allowed(image)
     assert image is not None
@@ -69,7 +69,7 @@ async def purge_image(
         raise Invalid("Property 'reason' must not be empty: say why, for the record.", "reason")
     image: Image = await parts.log.change(
         image_uuid(image_id),
-        partial(_require_deleted, actor, "purge_image", image_id),
+        partial(require_deleted, actor, "purge_image", image_id),
         purge,
         cause,
         reason=f"purged: {told}",
@@ -169,8 +169,11 @@ def _require_bytes(parts: Parts, image: Image) -> None:
             )
 
 
-def _require_deleted(actor: Actor, rule: str, image_id: str, image: Image | None) -> None:
-    """The policy's answer where the image may be a deleted one, which `require` never finds."""
+def require_deleted(actor: Actor, rule: str, image_id: str, image: Image | None) -> None:
+    """The policy's answer where the image may be a deleted one, which `require` never finds.
+
+    Raises Forbidden or NotFound.
+    """
     if image is not None:
         if allows(actor, rule, image):
             return

@@ -9,8 +9,9 @@ from uuid import UUID
 
 from eventsourcing.domain import Aggregate, CanCreateTimestamp
 
+from calotype.commands.errors import Forbidden
 from calotype.commands.image import EVENT_TYPES, Image
-from calotype.commands.policy import Cause
+from calotype.commands.policy import Actor, Cause, Target, refused, require
 
 
 class Download(Aggregate):
@@ -46,6 +47,16 @@ LOG_EVENT_TYPES: dict[str, type[Image.Event] | type[DataSent]] = {
     DataSent.TOPIC: DataSent,
 }
 """Every event type that the log may hold by its topic: those of images, and downloads."""
+
+
+def require_download(actor: Actor, image: Target | None, image_id: str) -> None:
+    """Raises NotFound or Forbidden unless the actor may have the image's data."""
+    require(actor, "get_image", image, f"No image found with ID {image_id}")
+    assert image is not None
+    if image.status == "deactivated" and not actor.is_admin:
+        text = "The requested image has been deactivated. Image data download is forbidden."
+        raise refused(Forbidden(text), actor, "context_is_admin")
+    require(actor, "download_image", image)
 
 
 def download(

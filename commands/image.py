@@ -23,6 +23,7 @@ from calotype.commands.states import (
     Blob,
     Deletion,
     Member,
+    Usage,
 )
 
 
@@ -95,17 +96,29 @@ class Image(Aggregate):
             image.changed_on = self.timestamp
 
     class UploadStarted(Event):
-        """The intent: bytes are about to be written at `url` by the process `holder`."""
+        """The intent: bytes are about to be written at `url` by the process `holder`.
+
+        `announced_size` is how many will come, where the client has said it: so many bytes are
+        taken up from now on.
+        """
 
         TOPIC = "image.upload_started"
+        class_version = 2
+        FIELDS_SINCE = {"announced_size": 2}
         upload_id: str
         store: str
         url: str
         holder: str
+        announced_size: int | None
+
+        @staticmethod
+        def upcast_v1_v2(state: dict[str, Any]) -> None:
+            state["announced_size"] = None
 
         def apply(self, image: "Image") -> None:
             image.status = "saving"
             image.upload_id = self.upload_id
+            image.announced_size = self.announced_size
             image.blobs[self.url] = Blob(
                 self.url, self.store, INTENDED, self.upload_id, self.holder
             )
@@ -124,7 +137,7 @@ class Image(Aggregate):
                     blob.state, blob.holder = DOOMED, None
             if image.status == "saving" and image.upload_id == self.upload_id:
                 image.status = "queued"
-                image.upload_id = None
+                image.upload_id = image.announced_size = None
                 image.size = image.virtual_size = None
                 image.changed_on = self.timestamp
 
@@ -142,7 +155,7 @@ class Image(Aggregate):
 
         def apply(self, image: "Image") -> None:
             image.status = "active"
-            image.upload_id = None
+            image.upload_id = image.announced_size = None
             blob = image.blobs[self.url]
             blob.state, blob.holder = STORED, None
             image.locations.append({"url": self.url, "metadata": {"store": blob.store}})
@@ -218,7 +231,7 @@ class Image(Aggregate):
                 retained_until=self.retained_until,
             )
             image.status = "deleted"
-            image.upload_id = None
+            image.upload_id = image.announced_size = None
             image.changed_on = self.timestamp
 
     class Restored(Event):
@@ -313,6 +326,7 @@ class Image(Aggregate):
         self.os_hash_algo: str | None = None
         self.os_hash_value: str | None = None
         self.upload_id: str | None = None
+        self.announced_size: int | None = None
         self.members: dict[str, Member] = {}
         self.former_members: dict[str, str] = {}
         self.blobs: dict[str, Blob] = {}
@@ -357,6 +371,16 @@ class Image(Aggregate):
             "created_at": self.created_at,
             "updated_at": self.updated_at,
         }
+
+    @property
+    def usage(self) -> Usage:
+        """What the image takes up now of what its owner may have."""
+        project = self.owner or ""
+        if self.status == "deleted":
+            return Usage(project, 0, 0, 0, 0, 0)
+        reserved = self.announced_size or 0
+        stored = (self.size or 0) * len(self.locations)
+        return Usage(project, 1, int(self.status == "saving"), stored + reserved, reserved, 0)
 
     # ---- wishes ----
 
@@ -405,7 +429,14 @@ class Image(Aggregate):
                 )
 
     def start_upload(
-        self, cause: Cause, *, upload_id: str, store: str, url: str, holder: str
+        self,
+        cause: Cause,
+        *,
+        upload_id: str,
+        store: str,
+        url: str,
+        holder: str,
+        announced_size: int | None = None,
     ) -> None:
         """Records the intent to write at `url`. Raises Conflict unless the image is queued."""
         if self.status != "queued":
@@ -419,6 +450,7 @@ class Image(Aggregate):
             store=store,
             url=url,
             holder=holder,
+            announced_size=announced_size,
             **cause.facts(),
         )
 

@@ -41,19 +41,24 @@ async def set_member_status(
     if status not in rules.MEMBER_STATUSES:
         raise Invalid(f"Property 'status' must be one of {', '.join(rules.MEMBER_STATUSES)}.")
 
-    def check(image: Target | None) -> None:
-        require(actor, "get_image", image)
-        assert image is not None
-        if image.visibility != "shared" or not allows(actor, "get_member", image):
-            raise refused(NotFound(f"No member {member} of that image"), actor, "get_member")
-        _check_knows(actor, image, member)
-        if not allows(actor, "modify_member", image):
-            text = "Only the invited project may set its status."
-            raise refused(Forbidden(text), actor, "modify_member")
-
+    allowed = partial(require_answer, actor, member)
     wish = Image.set_member_status
-    image: Image = await parts.log.change(image_uuid(image_id), check, wish, cause, member, status)
+    image: Image = await parts.log.change(
+        image_uuid(image_id), allowed, wish, cause, member, status
+    )
     return image
+
+
+def require_answer(actor: Actor, member: str, image: Target | None) -> None:
+    """Raises Forbidden or NotFound unless the actor may answer for the member."""
+    require(actor, "get_image", image)
+    assert image is not None
+    if image.visibility != "shared" or not allows(actor, "get_member", image):
+        raise refused(NotFound(f"No member {member} of that image"), actor, "get_member")
+    _check_knows(actor, image, member)
+    if not allows(actor, "modify_member", image):
+        text = "Only the invited project may set its status."
+        raise refused(Forbidden(text), actor, "modify_member")
 
 
 async def remove_member(

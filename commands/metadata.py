@@ -1,6 +1,6 @@
 """Commands on an image's metadata: create, update, tags, activation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -9,7 +9,15 @@ from calotype.commands.errors import Conflict, Forbidden
 from calotype.commands.image import Image, create, image_uuid
 from calotype.commands.locations import Place, change_locations, measure_places
 from calotype.commands.parts import Parts, new_id
-from calotype.commands.policy import Actor, Cause, NewImage, require, require_new
+from calotype.commands.policy import (
+    Actor,
+    Cause,
+    NewImage,
+    Target,
+    refused,
+    require,
+    require_new,
+)
 from calotype.commands.protections import require_change, require_property
 from calotype.stores.log.log import AlreadyExists
 
@@ -40,11 +48,7 @@ async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str,
     fields, tags, properties = rules.split_body(body)
     if fields["owner"] is None and "owner" not in body:
         fields["owner"] = actor.project
-    target = NewImage(fields["owner"], fields["visibility"])
-    require_new(actor, "add_image", target)
-    _require_visibility(actor, target, fields["visibility"])
-    for name in properties:
-        require_property(actor, "create", name)
+    require_creation(actor, fields, properties)
     rules.check_count("properties", len(properties), parts.limits.properties)
     rules.check_count("tags", len(tags), parts.limits.tags)
     image = create(cause, image_id=image_id, fields=fields, tags=tags, properties=properties)
@@ -53,6 +57,15 @@ async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str,
     except AlreadyExists:
         raise Conflict(f"Image ID {image_id} already exists!") from None
     return image
+
+
+def require_creation(actor: Actor, fields: Mapping[str, Any], properties: Iterable[str]) -> None:
+    """Raises Forbidden unless the actor may make an image with these fields and properties."""
+    target = NewImage(fields["owner"], fields["visibility"])
+    require_new(actor, "add_image", target)
+    require_visibility(actor, target, fields["visibility"])
+    for name in properties:
+        require_property(actor, "create", name)
 
 
 async def update_image(
@@ -102,7 +115,7 @@ def _patch_metadata(
             else:
                 fields[name] = rules.check_field(name, operation.value)
                 if name == "visibility":
-                    _require_visibility(actor, image, fields[name])
+                    require_visibility(actor, image, fields[name])
         else:
             _apply_to_property(actor, operation, name, properties)
     added = properties.keys() - image.properties.keys()
@@ -126,8 +139,8 @@ def _check_base_operation(actor: Actor, image: Image, operation: Operation, name
         raise Forbidden(f"Property '{name}' may not be removed.")
     if operation.op == "add" and operation.strict:
         raise Conflict(f"Property '{name}' already exists; use replace.")
-    if name == "owner" and not actor.is_admin:
-        raise Forbidden("Only an administrator may change the owner of an image.")
+    if name == "owner":
+        require_owner_change(actor)
 
 
 def _apply_to_property(
@@ -143,7 +156,15 @@ def _apply_to_property(
         properties[name] = rules.check_property(name, operation.value)
 
 
-def _require_visibility(actor: Actor, image: Any, visibility: str) -> None:
+def require_owner_change(actor: Actor) -> None:
+    """Raises Forbidden unless the actor may give an image away."""
+    if not actor.is_admin:
+        error = Forbidden("Only an administrator may change the owner of an image.")
+        raise refused(error, actor, "context_is_admin")
+
+
+def require_visibility(actor: Actor, image: Target, visibility: str) -> None:
+    """Raises Forbidden unless the actor may make the image visible so."""
     rule = {"public": "publicize_image", "community": "communitize_image"}.get(visibility)
     if rule:
         require_new(actor, rule, image)

@@ -10,13 +10,14 @@ from uuid import UUID
 
 from calotype.commands.image import Image
 from calotype.commands.policy import Actor, Cause
+from calotype.commands.quotas import Quotas
 from calotype.stores.images.driver import Driver
 from calotype.stores.log.log import EventLog
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Static limits; a negative number is no limit."""
+    """Static limits of one image; a negative number is no limit."""
 
     image_size_bytes: int = 1 << 40
     properties: int = 128
@@ -33,6 +34,8 @@ class Parts:
     stores: Mapping[str, Driver]
     """Drivers by the name that the operator gave the store."""
     default_store: str
+    quotas: Quotas
+    """What projects have, and what they may have."""
     limits: Limits = field(default_factory=Limits)
     hash_algorithm: str = "sha512"
     process_id: str = field(default_factory=lambda: new_id())

@@ -235,6 +235,7 @@ def require_change(actor: Actor, op: str, name: str, *, exists: bool, strict: bo
             raise Conflict(f"Property '{name}' already exists; use replace.")
         require_property(actor, "update" if exists else "create", name)
     elif not exists or not reads(actor, name):
-        raise Conflict(f"Property '{name}' does not exist; use add.")
+        missing = Conflict(f"Property '{name}' does not exist; use add.")
+        raise refused(missing, actor, f"property '{name}' read") if exists else missing
     else:
         require_property(actor, "update" if op == "replace" else "delete", name)

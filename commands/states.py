@@ -1,7 +1,7 @@
 """What an image remembers of its bytes and of the projects it is offered to."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 INTENDED, STORED, RETAINED, DOOMED = "intended", "stored", "retained", "doomed"
 
@@ -49,3 +49,22 @@ class Member:
     status: str
     created_at: str
     updated_at: str
+
+
+class Usage(NamedTuple):
+    """What an image takes up of what its project may have.
+
+    A deleted image takes up nothing, whether it can be restored or not.
+    """
+
+    project: str
+    """The image's owner; empty for an image that nobody owns."""
+    images: int
+    uploading: int
+    """Images that data is being sent to."""
+    bytes: int
+    """The size for each place of its data, and what an upload that is under way has announced."""
+    reserved_bytes: int
+    """The part of these bytes that is only announced."""
+    staged_bytes: int
+    """Bytes that wait to be imported."""

@@ -1,7 +1,9 @@
 """What surrounds a request: its id, its actor, and where errors become answers."""
 
+import math
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,6 +18,7 @@ from calotype.commands.errors import CalotypeError, Invalid
 from calotype.commands.parts import Parts
 from calotype.commands.policy import DEFAULT_POLICY, Actor, Cause, Policy
 from calotype.http.errors import OWN_CALLS, SENTENCES, TITLES, error_answer, problem, status_of
+from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
 from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
@@ -48,6 +51,7 @@ class Api:
     queries: Queries
     moments: Moments
     feed: Feed
+    consumers: Consumers
     identify: Identify
     """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
     policy: Policy = DEFAULT_POLICY
@@ -185,6 +189,28 @@ async def identify(request: web.Request) -> None:
     if not isinstance(tell, Actor) and _ACTOR not in request:
         found = tell(request)
         request[_ACTOR] = found if isinstance(found, Actor) else await found
+
+
+async def identify_again(request: web.Request) -> Actor:
+    """Who asks, found out anew and judged by the rules of now: for calls that last.
+
+    Raises what `identify` raises, because what the caller identified with may have ended.
+    """
+    api = request.app[API]
+    found = api.identify if isinstance(api.identify, Actor) else api.identify(request)
+    return (found if isinstance(found, Actor) else await found).under(api.policy)
+
+
+def has_ended(actor: Actor) -> bool:
+    """Whether what the actor identified with is over; a service may go on with it all the same."""
+    return actor.expires_at is not None and time.time() >= actor.expires_at
+
+
+def seconds_left(actor: Actor) -> float:
+    """Until that end; infinite where it is over already, or never comes."""
+    if actor.expires_at is None or has_ended(actor):
+        return math.inf
+    return max(0.0, actor.expires_at - time.time())
 
 
 def actor_of(request: web.Request) -> Actor:

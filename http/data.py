@@ -9,15 +9,15 @@ import orjson
 from aiohttp import web
 
 from calotype.commands.data import refusal_of, upload_data
+from calotype.commands.download import require_download
 from calotype.commands.errors import (
     CalotypeError,
-    Forbidden,
     Invalid,
     RangeUnsatisfiable,
     UnsupportedMedia,
 )
 from calotype.commands.image import image_uuid
-from calotype.commands.policy import Actor, require
+from calotype.commands.policy import Actor
 from calotype.http.conversation import API, REQUEST_ID, Api, actor_of, cause_of_request, refuse_body
 from calotype.http.sending import Sent, open_source, send
 from calotype.projections.queries import ImageRow
@@ -88,13 +88,8 @@ async def download(request: web.Request) -> web.StreamResponse:
         raise Invalid("Parameter 'prefer' needs several stores; there is only one here.")
     image_id = request.match_info["image_id"]
     row = await api.queries.image_data(image_uuid(image_id), actor.project)
-    require(actor, "get_image", row, f"No image found with ID {image_id}")
+    require_download(actor, row, image_id)
     assert row is not None
-    if row.status == "deactivated" and not actor.is_admin:
-        raise Forbidden(
-            "The requested image has been deactivated. Image data download is forbidden."
-        )
-    require(actor, "download_image", row)
     places = orjson.loads(row.locations)
     if not places:
         return web.Response(status=204)

@@ -4,17 +4,20 @@ import asyncio
 import os
 import re
 
+import orjson
 from aiohttp import web
 
 from calotype.commands.errors import NotFound
 from calotype.http.conversation import (
     API,
     REQUEST_ID,
+    actor_of,
     identify,
     json_answer,
     refuse_body,
 )
 from calotype.http.errors import error_answer
+from calotype.http.keystone_limits import RESOURCES, UNLIMITED, KeystoneLimits
 from calotype.http.schemas import schema_document
 from calotype.http.versions import accepted_prefix, versions_document
 from calotype.stores.log.log import LogUnavailable
@@ -90,6 +93,26 @@ async def stores(request: web.Request) -> web.Response:
     """GET /v2/info/stores: 404 as long as there is one store only."""
     refuse_body(request)
     raise NotFound("Multi backend is not supported at this site.")
+
+
+async def usage(request: web.Request) -> web.Response:
+    """GET /v2/info/usage: what the caller's project has and may have; with unified limits only."""
+    quotas, project = request.app[API].parts.quotas, actor_of(request).project
+    told: dict[str, dict[str, int]] = {}
+    if isinstance(quotas.limits_of, KeystoneLimits) and project:
+        limits, counted = await quotas.limits(project), await quotas.counted(project)
+        for resource, (name, unit) in RESOURCES.items():
+            limit = getattr(limits, name)
+            told[resource] = {
+                "usage": getattr(counted, name) // unit,
+                "limit": UNLIMITED if limit is None else limit // unit,
+            }
+    return json_answer(orjson.dumps({"usage": told}))
+
+
+async def nowhere(request: web.Request) -> web.Response:
+    """Methods of a path that the Image API knows by one method only (404)."""
+    raise NotFound("The resource could not be found.")
 
 
 async def healthcheck(request: web.Request) -> web.Response:

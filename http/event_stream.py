@@ -10,10 +10,19 @@ from dataclasses import replace
 import structlog
 from aiohttp import web
 
-from calotype.commands.errors import CalotypeError
+from calotype.commands.errors import CalotypeError, Unavailable
 from calotype.commands.protections import readable_by
-from calotype.http.conversation import API, REQUEST_ID, Api, actor_of
-from calotype.projections.feed import BEFORE_ALL, Question
+from calotype.http.conversation import (
+    API,
+    REQUEST_ID,
+    Api,
+    actor_of,
+    has_ended,
+    identify_again,
+    seconds_left,
+)
+from calotype.projections.cloudevents import readable_event
+from calotype.projections.feed import BEFORE_ALL, Question, reader_of
 from calotype.stores.log.log import LogUnavailable
 
 MEDIA = "text/event-stream"
@@ -21,6 +30,9 @@ KEEP_ALIVE_SECONDS = 15.0
 """An idle stream says this often that it lives, which also finds out who has gone."""
 LONGEST_WRITE_SECONDS = 60.0
 """A consumer that takes nothing for so long is let go; it can come back to the same place."""
+JUDGED_AGAIN_SECONDS = 15.0
+"""How often it is found out anew whether the consumer may still be told; at the end of a token it
+is, whenever that comes."""
 PAGE_EVENTS = 50
 RETRY_MILLISECONDS = 1000
 
@@ -30,7 +42,8 @@ log = structlog.get_logger("calotype.http")
 async def stream(request: web.Request, question: Question, *, snapshot: bool) -> web.StreamResponse:
     """Sends events after the question's position until the client goes or the service stops.
 
-    With `snapshot`, the images at a position come first, and then everything after that.
+    With `snapshot`, the images at a position come first, and then everything after that. The stream
+    ends with what the consumer identified with, and when it may no longer be told.
     """
     api = request.app[API]
     question = replace(question, limit=PAGE_EVENTS)
@@ -42,20 +55,48 @@ async def stream(request: web.Request, question: Question, *, snapshot: bool) ->
             "x-openstack-request-id": request[REQUEST_ID],
         }
     )
+    response.force_close()  # Said in its head: nothing else can come over this connection.
     # Before the first byte is out, an error is still an ordinary answer.
     await api.feed.positions()
     await response.prepare(request)
+    allowed = asyncio.timeout(None)
+    judging = asyncio.create_task(_judge(request, question.project, allowed))
     try:
-        await _send(response, f"retry: {RETRY_MILLISECONDS}\n\n".encode())
-        if snapshot:
-            question = replace(question, after=await _send_snapshot(api, response, question))
-        await _follow(request, response, question)
+        async with allowed:
+            await _send(response, f"retry: {RETRY_MILLISECONDS}\n\n".encode())
+            if snapshot:
+                question = replace(
+                    question, after=await _send_snapshot(request, response, question)
+                )
+            await _follow(request, response, question)
     except (ConnectionError, TimeoutError):
-        pass  # The consumer is gone, and knows where it was.
+        pass  # The consumer is gone, or has to be, and knows where it was.
     except (LogUnavailable, CalotypeError) as error:
         log.warning("stream ended", request_id=request[REQUEST_ID], error=str(error))
-    response.force_close()
+    finally:
+        judging.cancel()
     return response
+
+
+async def _judge(request: web.Request, project: str | None, allowed: asyncio.Timeout) -> None:
+    """Ends the stream when the consumer may no longer read what it reads."""
+    actor = actor_of(request)
+    while True:
+        await asyncio.sleep(min(JUDGED_AGAIN_SECONDS, seconds_left(actor)))
+        try:
+            actor = await identify_again(request)
+            if reader_of(actor) == project:
+                continue
+            reason = "reads something else now"
+        except Unavailable:
+            if not has_ended(actor):
+                continue  # Nobody can tell, so what was told last holds.
+            reason = "cannot be asked about after its end"
+        except CalotypeError as error:
+            reason = type(error).__name__
+        log.info("stream not allowed any more", request_id=request[REQUEST_ID], reason=reason)
+        allowed.reschedule(asyncio.get_running_loop().time())
+        return
 
 
 async def _follow(request: web.Request, response: web.StreamResponse, question: Question) -> None:
@@ -63,17 +104,16 @@ async def _follow(request: web.Request, response: web.StreamResponse, question: 
     positions = await api.feed.positions()
     told = question.after
     while True:
-        # A stream may outlive the protections that it began under.
-        question = replace(question, readable=readable_by(actor_of(request)))
         page = await api.feed.page(question)
         if page.events:
-            await _send(
-                response,
-                b"".join(
-                    b"id: %b\ndata: %b\n\n" % (positions.encode(position).encode(), event)
-                    for position, event in page.events
-                ),
-            )
+            # Asked each time, because a stream may outlive the protections that it began under.
+            readable = readable_by(actor_of(request))
+            frames = [
+                b"id: %b\ndata: %b\n\n"
+                % (positions.encode(position).encode(), readable_event(event, readable))
+                for position, event in page.events
+            ]
+            await _send(response, b"".join(frames))
             told = page.events[-1][0]
         question = replace(question, after=page.next)
         if page.full and not api.feed.waking.ended:
@@ -99,19 +139,21 @@ async def _idle(api: Api, question: Question) -> bool:
     return loop.time() < deadline
 
 
-async def _send_snapshot(api: Api, response: web.StreamResponse, question: Question) -> int:
+async def _send_snapshot(
+    request: web.Request, response: web.StreamResponse, question: Question
+) -> int:
     """Sends the images; returns their position.
 
     They carry no id, so who loses the connection in the middle begins the snapshot again.
     """
-    position, marker = None, BEFORE_ALL
+    api, position, marker = request.app[API], None, BEFORE_ALL
     while True:
-        page = await api.feed.snapshot(
-            question.project, position, marker, PAGE_EVENTS, question.readable
-        )
+        page = await api.feed.snapshot(question.project, position, marker, PAGE_EVENTS)
         position = page.position
         if page.images:
-            await _send(response, b"".join(b"data: %b\n\n" % image for image in page.images))
+            readable = readable_by(actor_of(request))
+            frames = [b"data: %b\n\n" % readable_event(image, readable) for image in page.images]
+            await _send(response, b"".join(frames))
         if page.next_marker is None:
             break
         marker = page.next_marker

@@ -8,14 +8,21 @@ from uuid import UUID
 
 from aiohttp import web
 
-from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Invalid
 from calotype.commands.protections import readable_by
-from calotype.http.conversation import API, Api, actor_of, refuse_body
+from calotype.http.conversation import API, Api, actor_of, refuse_body, seconds_left
 from calotype.http.event_stream import MEDIA as STREAM
 from calotype.http.event_stream import stream
 from calotype.http.history import POSITION_HEADER
-from calotype.projections.feed import BEFORE_ALL, Page, Question, Snapshot, reader_of
+from calotype.projections.cloudevents import readable_event
+from calotype.projections.feed import (
+    BEFORE_ALL,
+    Page,
+    Question,
+    Snapshot,
+    known_types,
+    reader_of,
+)
 
 PATH = "/log/v1/events"
 BATCH = "application/cloudevents-batch+json"
@@ -54,7 +61,6 @@ async def events(request: web.Request) -> web.StreamResponse:
     if streams:
         _refuse_what_a_stream_has_not(given)
     asked = await _understood(api, project, given)
-    asked = replace(asked, question=replace(asked.question, readable=readable_by(actor)))
     if streams:
         last = request.headers.get("Last-Event-ID")
         if last:
@@ -64,26 +70,21 @@ async def events(request: web.Request) -> web.StreamResponse:
         return await stream(request, asked.question, snapshot=asked.snapshot)
     if asked.snapshot:
         return await _snapshot_answer(request, api, asked)
-    page = await api.feed.page_or_wait(asked.question, asked.wait_seconds)
+    wait_seconds = min(asked.wait_seconds, seconds_left(actor))
+    page = await api.feed.page_or_wait(asked.question, wait_seconds)
     return await _page_answer(request, api, asked, page)
 
 
 async def _page_answer(request: web.Request, api: Api, asked: Asked, page: Page) -> web.Response:
     position = (await api.feed.positions()).encode(page.next)
     link = _link(asked.question, after=position)
-    # Protections can change, and with them what was shown.
-    immutable = page.full and api.policy.protections is None
-    return _answer(request, [event for _, event in page.events], position, link, immutable)
+    return _answer(request, [event for _, event in page.events], position, link, page.full)
 
 
 async def _snapshot_answer(request: web.Request, api: Api, asked: Asked) -> web.Response:
     question = asked.question
     page: Snapshot = await api.feed.snapshot(
-        question.project,
-        asked.snapshot_position,
-        asked.marker,
-        question.limit,
-        question.readable,
+        question.project, asked.snapshot_position, asked.marker, question.limit
     )
     position = (await api.feed.positions()).encode(page.position)
     if page.next_marker is None:
@@ -91,14 +92,17 @@ async def _snapshot_answer(request: web.Request, api: Api, asked: Asked) -> web.
     else:
         link = _link(question, snapshot=position, marker=str(page.next_marker))
     # The first page is that of another position the next time that it is asked for.
-    immutable = asked.snapshot_position is not None and api.policy.protections is None
-    return _answer(request, page.images, position, link, immutable)
+    return _answer(request, page.images, position, link, asked.snapshot_position is not None)
 
 
 def _answer(
     request: web.Request, events: list[bytes], position: str, link: str, immutable: bool
 ) -> web.Response:
-    body = b"[" + b",".join(events) + b"]"
+    actor = actor_of(request)
+    readable = readable_by(actor)
+    body = b"[" + b",".join([readable_event(event, readable) for event in events]) + b"]"
+    # Protections can change, and with them what is shown.
+    immutable = immutable and actor.policy.protections is None
     digest = blake2b(body + position.encode() + link.encode(), digest_size=16).hexdigest()
     etag = f'"{digest}"'
     headers = {
@@ -134,7 +138,7 @@ async def _understood(api: Api, project: str | None, given: dict[str, str]) -> A
     limit = _number(given, "limit", DEFAULT_LIMIT, 1, None)
     wait = _number(given, "wait", 0, 0, LONGEST_WAIT_SECONDS)
     after = await api.feed.decode(given["after"], "after") if "after" in given else 0
-    types = _types(given["types"]) if "types" in given else ()
+    types = known_types(given["types"].split(",")) if "types" in given else ()
     image = _image_id(given["image"], "image") if "image" in given else None
     question = Question(project, after, min(limit, MAX_LIMIT), types, image)
     if "snapshot" not in given:
@@ -171,15 +175,6 @@ def _parameters(request: web.Request) -> dict[str, str]:
             raise Invalid(f"Parameter '{name}' is given twice.", name)
         given[name] = value
     return given
-
-
-def _types(text: str) -> tuple[str, ...]:
-    types = tuple(sorted(set(text.split(","))))
-    for name in types:
-        if name not in LOG_EVENT_TYPES:
-            shown = name.encode("utf-8", "replace").decode()[:40]
-            raise Invalid(f"There is no event type '{shown}'; see /log/v1/schemas.", "types")
-    return types
 
 
 def _image_id(text: str, field: str) -> UUID:

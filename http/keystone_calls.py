@@ -47,13 +47,14 @@ class Keystone:
         retries: int = 2,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._tokens_url = f"{url}/auth/tokens"
+        self.url = url
         self._auth = auth
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._retries = retries
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self._own_token = ""
+        self._catalogue: list[dict[str, Any]] = []
         self._renew_at = 0.0
         self._renewing = asyncio.Lock()
         self._trouble = ""
@@ -71,25 +72,45 @@ class Keystone:
         """
         query = {"nocatalog": "1", **({"allow_expired": "1"} if allow_expired else {})}
         headers = {"X-Subject-Token": token, "OpenStack-Identity-Access-Rules": "1"}
+        status, body = await self._ask_as_us("/auth/tokens", query, headers)
+        if status == 404:
+            return None
+        if status != 200:
+            raise self._unavailable(f"it answers {status} when asked about a token")
+        return self._facts(body)
+
+    async def catalogue(self) -> list[dict[str, Any]]:
+        """The services of the cloud and their endpoints, as our own token has them."""
+        await self._token()
+        return self._catalogue
+
+    async def listed(self, kind: str, **query: str) -> list[dict[str, Any]]:
+        """What Keystone lists at `/kind` for this query. Raises KeystoneUnavailable."""
+        status, body = await self._ask_as_us(f"/{kind}", query, {})
+        listed = body.get(kind) if isinstance(body, dict) else None
+        if status != 200 or not isinstance(listed, list):
+            raise self._unavailable(f"it answers {status} when asked for {kind}")
+        return listed
+
+    async def _ask_as_us(
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str]
+    ) -> tuple[int, Any]:
+        """One question with our own token, of which a new one is made when it is refused."""
         for _ in range(2):
             own = await self._token()
             asked = {**headers, "X-Auth-Token": own}
-            status, _, body = await self._ask("GET", params=query, headers=asked)
-            if status == 200:
-                return self._facts(body)
-            if status == 404:
-                return None
+            status, _, body = await self._ask("GET", path, params=query, headers=asked)
             if status != 401:
                 break
             if own == self._own_token:
                 self._own_token = ""  # Revoked, or the keys were changed: a new one will do.
-        raise self._unavailable(f"it answers {status} when asked about a token")
+        return status, body
 
     async def _token(self) -> str:
         """Our own token."""
         async with self._renewing:
             if not self._own_token or time.monotonic() >= self._renew_at:
-                status, headers, body = await self._ask("POST", json=self._auth)
+                status, headers, body = await self._ask("POST", "/auth/tokens", json=self._auth)
                 if status != 201:
                     raise self._unavailable(f"it answers {status} to the credentials of [keystone]")
                 facts = self._facts(body)
@@ -98,10 +119,13 @@ class Keystone:
                     self._own_token = headers["X-Subject-Token"]
                 except (KeyError, TypeError, ValueError):
                     raise self._unavailable("it answers with something that is no token") from None
+                self._catalogue = facts.get("catalog") or []
                 self._renew_at = time.monotonic() + lives * _RENEW_AFTER
             return self._own_token
 
-    async def _ask(self, method: str, **options: Any) -> tuple[int, Mapping[str, str], Any]:
+    async def _ask(
+        self, method: str, path: str, **options: Any
+    ) -> tuple[int, Mapping[str, str], Any]:
         """One question: status, headers and JSON. Asks again where Keystone fails to answer."""
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._tls or True)
@@ -114,7 +138,7 @@ class Keystone:
                 pause *= 2
             try:
                 async with self._session.request(
-                    method, self._tokens_url, allow_redirects=False, **options
+                    method, self.url + path, allow_redirects=False, **options
                 ) as answer:
                     body = await answer.json(content_type=None) if answer.status < 300 else None
                     if answer.status < 500 and answer.status != 429:
@@ -136,13 +160,13 @@ class Keystone:
     def _unavailable(self, trouble: str) -> KeystoneUnavailable:
         # One line for each kind of trouble: a crowd of clients must not flood the log.
         if trouble != self._trouble:
-            log.error("keystone cannot be asked", url=self._tokens_url, problem=trouble)
+            log.error("keystone cannot be asked", url=self.url, problem=trouble)
             self._trouble = trouble
         return KeystoneUnavailable()
 
     def _well(self) -> None:
         if self._trouble:
-            log.info("keystone answers again", url=self._tokens_url)
+            log.info("keystone answers again", url=self.url)
             self._trouble = ""
 
 

@@ -5,6 +5,7 @@ from aiohttp import web
 from calotype.http import (
     audit,
     catalogue,
+    consumers,
     data,
     discovery,
     feed,
@@ -16,8 +17,10 @@ from calotype.http import (
 from calotype.http.basic import BasicIdentity
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 from calotype.http.keystone import KeystoneIdentity
+from calotype.http.keystone_limits import KeystoneLimits
 
 IMAGE = "/v2/images/{image_id}"
+CONSUMER = "/log/v1/consumers/{name}"
 
 ROUTES = (
     ("GET", "/v2/images", images.index),
@@ -37,6 +40,17 @@ ROUTES = (
     ("POST", IMAGE + "/actions/deactivate", images.deactivate),
     ("POST", IMAGE + "/actions/reactivate", images.reactivate),
     ("GET", "/log/v1/events", feed.events),
+    ("GET", "/log/v1/consumers", consumers.index),
+    ("PUT", CONSUMER, consumers.put),
+    ("GET", CONSUMER, consumers.show),
+    ("DELETE", CONSUMER, consumers.delete),
+    ("POST", CONSUMER + "/fetch", consumers.fetch),
+    ("POST", CONSUMER + "/ack", consumers.ack),
+    ("POST", CONSUMER + "/extend", consumers.extend),
+    ("POST", CONSUMER + "/seek", consumers.seek),
+    ("GET", CONSUMER + "/parked", consumers.parked),
+    ("POST", CONSUMER + "/parked/{position}/redeliver", consumers.redeliver),
+    ("POST", CONSUMER + "/parked/{position}/discard", consumers.discard),
     ("GET", "/log/v1/schemas", catalogue.index),
     ("GET", "/log/v1/schemas/{type}", catalogue.schema),
     ("GET", "/log/v1/asyncapi", catalogue.description),
@@ -54,6 +68,8 @@ ROUTES = (
     ("GET", "/v2/schemas/{name}", discovery.schema),
     ("GET", "/v2/info/import", discovery.import_methods),
     ("GET", "/v2/info/stores", discovery.stores),
+    ("GET", "/v2/info/usage", discovery.usage),
+    ("*", "/v2/info/usage", discovery.nowhere),
     ("GET", "/healthcheck", discovery.healthcheck),
     ("*", "/v2", discovery.redirect_to_v2),
     ("*", "/versions", discovery.versions),
@@ -69,7 +85,7 @@ def application(api: Api) -> web.Application:
     app[API] = api
     app[ELSEWHERE] = discovery.elsewhere
     app.on_shutdown.append(_end_streams)
-    app.on_cleanup.append(_close_identity)
+    app.on_cleanup.append(_close_askers)
     for method, path, handler in ROUTES:
         # Without `allow_head`, because the Image API knows no HEAD.
         app.router.add_route(method, path, handler)
@@ -80,7 +96,8 @@ async def _end_streams(app: web.Application) -> None:
     await app[API].feed.waking.close()
 
 
-async def _close_identity(app: web.Application) -> None:
-    identify = app[API].identify
-    if isinstance(identify, (KeystoneIdentity, BasicIdentity)):
-        await identify.close()
+async def _close_askers(app: web.Application) -> None:
+    api = app[API]
+    for asker in (api.identify, api.parts.quotas.limits_of):
+        if isinstance(asker, (KeystoneIdentity, BasicIdentity, KeystoneLimits)):
+            await asker.close()

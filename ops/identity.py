@@ -25,19 +25,27 @@ def identity_of(settings: Settings) -> Identify:
     return everybody_is(settings.identity.user, settings.identity.project)
 
 
-def _keystone_identity(table: tables.Keystone) -> KeystoneIdentity:
+def keystone_of(table: tables.Keystone, *, system_scope: bool = False) -> Keystone:
+    """Who speaks to the Keystone of `[keystone]`, with a token for its project or the system.
+
+    Raises SettingsError for certificates that cannot be used.
+    """
     url = table.url if table.url.endswith("/v3") else f"{table.url}/v3"
-    keystone = Keystone(
+    return Keystone(
         url,
-        _authentication(table),
+        _authentication(table, system_scope),
         timeout_seconds=table.timeout_seconds,
         retries=table.retries,
         tls=_tls(table),
     )
-    return KeystoneIdentity(keystone, table, challenge_url=table.public_url or url)
 
 
-def _authentication(table: tables.Keystone) -> dict[str, Any]:
+def _keystone_identity(table: tables.Keystone) -> KeystoneIdentity:
+    keystone = keystone_of(table)
+    return KeystoneIdentity(keystone, table, challenge_url=table.public_url or keystone.url)
+
+
+def _authentication(table: tables.Keystone, system_scope: bool) -> dict[str, Any]:
     """The body of the request for our own token; an application credential goes first."""
     if table.application_credential_id:
         credential = {
@@ -52,8 +60,9 @@ def _authentication(table: tables.Keystone) -> dict[str, Any]:
         "domain": {"name": table.user_domain},
     }
     project = {"name": table.project, "domain": {"name": table.project_domain}}
+    scope = {"system": {"all": True}} if system_scope else {"project": project}
     identity = {"methods": ["password"], "password": {"user": user}}
-    return {"auth": {"identity": identity, "scope": {"project": project}}}
+    return {"auth": {"identity": identity, "scope": scope}}
 
 
 def _tls(table: tables.Keystone) -> ssl.SSLContext | None:

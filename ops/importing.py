@@ -17,11 +17,12 @@ from eventsourcing.persistence import StoredEvent
 from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Invalid
 from calotype.commands.image import Image
+from calotype.commands.usage import counts
 from calotype.projections.images import rows_of
 from calotype.projections.positions import Positions
 from calotype.stores.log.log import Append, event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
-from calotype.stores.log.tables import Replace
+from calotype.stores.log.tables import Change
 
 PAGE_EVENTS = 500
 CACHED_IMAGES = 4096
@@ -124,8 +125,9 @@ class Importer:
                 f"line {lines[0].number}: somebody else writes to this log; empty it and start over"
             )
 
-    def _changes(self, lines: list[Line]) -> list[Replace]:
+    def _changes(self, lines: list[Line]) -> list[Change]:
         events: dict[UUID, list[Any]] = {}
+        usages: dict[UUID, Any] = {}
         images: dict[UUID, Any] = {}
         for line in lines:
             image_id = line.stored.originator_id
@@ -133,7 +135,9 @@ class Importer:
             try:
                 event: Any = self._mapper.to_domain_event(line.stored)
                 if image_id not in images:
-                    images[image_id] = self._image(image_id, line.stored.originator_version)
+                    image = self._image(image_id, line.stored.originator_version)
+                    usages[image_id] = image.usage if isinstance(image, Image) else None
+                    images[image_id] = image
                 images[image_id] = event.mutate(images[image_id])
             except Exception as error:
                 raise ImportRefused(
@@ -141,12 +145,13 @@ class Importer:
                 ) from None
             events.setdefault(image_id, []).append(event)
         self._remember(images)
-        return [
-            change
-            for key, happened in events.items()
-            if isinstance(images[key], Image)  # A download has no rows.
-            for change in rows_of(images[key], happened)
-        ]
+        changes: list[Change] = []
+        for key, happened in events.items():
+            image = images[key]
+            if isinstance(image, Image):  # A download has no rows.
+                changes += rows_of(image, happened)
+                changes += counts(usages[key], image.usage)
+        return changes
 
     def _image(self, image_id: UUID, version: int) -> Any:
         image = self._images.pop(image_id, None)

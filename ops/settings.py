@@ -16,6 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from calotype.ops.limit_settings import Limits
 from calotype.ops.sink_settings import SinkName, SinkSettings
 
 
@@ -193,21 +194,6 @@ class PropertyProtections(_Table):
     """What the file names: roles, or rules of the policy."""
 
 
-class Limits(_Table):
-    """`[limits]`: static limits; -1 is no limit."""
-
-    image_size_bytes: int = Field(1 << 40, ge=-1)
-    """Bytes of one image."""
-    properties: int = Field(128, ge=-1)
-    """Custom properties of one image."""
-    tags: int = Field(128, ge=-1)
-    """Tags of one image."""
-    members: int = Field(128, ge=-1)
-    """Projects that one image is shared with."""
-    locations: int = Field(10, ge=-1)
-    """Places of one image."""
-
-
 class Deletion(_Table):
     """`[deletion]`: how long what was deleted can be had back."""
 
@@ -324,14 +310,18 @@ class Settings(BaseSettings):
         keystone = self.keystone
         if self.identity.kind == "http_basic" and not self.http_basic.file:
             raise ValueError("identity.kind = 'http_basic' needs http_basic.file; set it")
-        if self.identity.kind == "keystone":
+        asks_keystone = {
+            "identity.kind = 'keystone'": self.identity.kind == "keystone",
+            "limits.keystone = true": self.limits.keystone,
+        }
+        for name in [name for name, asks in asks_keystone.items() if asks]:
             if not keystone.url:
-                raise ValueError("identity.kind = 'keystone' needs keystone.url; set it")
+                raise ValueError(f"{name} needs keystone.url; set it")
             if not (keystone.username and keystone.password) and not (
                 keystone.application_credential_id and keystone.application_credential_secret
             ):
                 raise ValueError(
-                    "identity.kind = 'keystone' needs keystone.username and keystone.password, or "
+                    f"{name} needs keystone.username and keystone.password, or "
                     "keystone.application_credential_id and keystone.application_credential_secret"
                 )
         return self

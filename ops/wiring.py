@@ -2,11 +2,14 @@
 
 from calotype.commands.downloads import Downloads
 from calotype.commands.parts import Limits, Parts
+from calotype.commands.usage import USAGE
 from calotype.http.conversation import Api
 from calotype.ops.identity import identity_of
 from calotype.ops.policy_files import load_policy
+from calotype.ops.quotas import quotas_of
 from calotype.ops.settings import Settings, SettingsError
 from calotype.projections import audience
+from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
 from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
@@ -16,6 +19,7 @@ from calotype.projections.seal import SEAL_TABLES
 from calotype.projections.sinks.parked import SINK_TABLES
 from calotype.projections.spans import FOLLOWER, SPAN_TABLES, ImageSpans
 from calotype.projections.tables import TABLES
+from calotype.projections.usage import recount
 from calotype.projections.waking import Waking
 from calotype.stores.images.opening import open_driver
 from calotype.stores.log.log import EventLog
@@ -37,12 +41,15 @@ def migrate(recorder: GroupCommitRecorder) -> list[str]:
     """Brings the log and the query tables up to date; returns the migrations that it applied."""
     applied = recorder.migrate()
     recorder.create_tables(QUERY_TABLES)
+    if recorder.missing_tables([USAGE]):
+        # Made and filled at once, so that nobody ever takes an empty table for a whole one.
+        recount(recorder)
     return applied
 
 
 def is_up_to_date(recorder: GroupCommitRecorder) -> bool:
     """Whether `migrate` would change nothing: no migration is pending and no table is missing."""
-    return not recorder.pending_migrations() and not recorder.missing_tables(QUERY_TABLES)
+    return not recorder.pending_migrations() and not recorder.missing_tables([*QUERY_TABLES, USAGE])
 
 
 def ready_recorder(settings: Settings) -> GroupCommitRecorder:
@@ -56,11 +63,13 @@ def ready_recorder(settings: Settings) -> GroupCommitRecorder:
 
 def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
     """What commands work with."""
+    quotas = quotas_of(settings, recorder)
     return Parts(
-        log=EventLog(recorder, rows_of),
+        log=EventLog(recorder, rows_of, quotas),
         stores={settings.store.name: open_driver(settings.store.kind, settings.store_options())},
         default_store=settings.store.name,
-        limits=Limits(**settings.limits.model_dump()),
+        quotas=quotas,
+        limits=Limits(**settings.limits.model_dump(include=set(Limits.__slots__))),
         hash_algorithm=settings.hashing_algorithm,
         format_must_match=settings.formats.require_match,
         tolerated_checks=frozenset(settings.formats.gpt_safety_checks_nonfatal),
@@ -98,11 +107,14 @@ def audience_follower(parts: Parts, waking: Waking) -> Follower:
 
 def api_of(settings: Settings, parts: Parts) -> Api:
     """What HTTP handlers work with."""
+    recorder = parts.log.recorder
+    feed = Feed(recorder)
     return Api(
         parts=parts,
-        queries=Queries(parts.log.recorder),
-        moments=Moments(parts.log.recorder),
-        feed=Feed(parts.log.recorder),
+        queries=Queries(recorder),
+        moments=Moments(recorder),
+        feed=feed,
+        consumers=Consumers(recorder, feed),
         identify=identity_of(settings),
         policy=load_policy(settings.policy, settings.property_protections),
         default_limit=settings.http.default_limit,

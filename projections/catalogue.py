@@ -39,6 +39,7 @@ _SAMPLES: dict[str, Any] = {
     "store": "default",
     "url": _PLACE,
     "holder": "host-1-4711",
+    "announced_size": 10,
     "reason": "the client closed the connection",
     "size": 10,
     "virtual_size": 10,

@@ -12,7 +12,6 @@ import orjson
 from calotype.commands.download import DataSent
 from calotype.commands.protections import Readable
 from calotype.projections.audience import FULL, OWN, SHARED, WITHDRAWN
-from calotype.projections.images import readable_document
 from calotype.projections.positions import Positions
 
 SCHEMAS = "/log/v1/schemas"
@@ -43,6 +42,7 @@ _SHOWN_TO_OWNERS = _SHOWN_TO_MEMBERS | {
     "request_id",
     "traceparent",
     "upload_id",
+    "announced_size",
     "store",
     "reason",
     "bytes_sent",
@@ -102,17 +102,9 @@ def cloud_event(
     return event
 
 
-def encoded_event(
-    positions: Positions, row: tuple[Any, ...], readable: Readable | None = None
-) -> bytes:
-    """The JSON of a row `(position, originator id, version, topic, state, view)`.
-
-    Custom properties that are not `readable` (None: all are) are not in it.
-    """
-    position, originator_id, version, topic, stored, view = row
-    state = orjson.loads(bytes(stored))
-    if readable is not None:
-        _leave_out_unreadable(state, readable)
+def encoded_event(positions: Positions, row: tuple[Any, ...]) -> bytes:
+    """The JSON of a row `(position, originator id, version, topic, state, view)`."""
+    position, originator_id, version, topic, state, view = row
     return orjson.dumps(
         cloud_event(
             positions,
@@ -120,28 +112,14 @@ def encoded_event(
             originator_id=originator_id,
             version=version,
             topic=topic,
-            state=state,
+            state=orjson.loads(bytes(state)),
             view=view,
         )
     )
 
 
-def _leave_out_unreadable(state: dict[str, Any], readable: Readable) -> None:
-    """Takes custom properties out of an event's state: those it sets, and those it removes."""
-    if "properties" in state:
-        given = state["properties"]
-        state["properties"] = {name: value for name, value in given.items() if name in readable}
-    if "removed_properties" in state:
-        state["removed_properties"] = [n for n in state["removed_properties"] if n in readable]
-
-
 def encoded_snapshot(
-    positions: Positions,
-    position: int,
-    image_id: UUID | str,
-    document: str,
-    view: str,
-    readable: Readable | None = None,
+    positions: Positions, position: int, image_id: UUID | str, document: str, view: str
 ) -> bytes:
     """The JSON of one image of a snapshot; its data is the image as the API shows it."""
     return orjson.dumps(
@@ -154,9 +132,28 @@ def encoded_snapshot(
             "datacontenttype": "application/json",
             "dataschema": "/v2/schemas/image",
             "view": view,
-            "data": orjson.Fragment(readable_document(document.encode(), readable)),
+            "data": orjson.Fragment(document.encode()),
         }
     )
+
+
+def readable_event(event: bytes, readable: Readable | None) -> bytes:
+    """A CloudEvent of the feed or of a snapshot with what the reader may read of properties.
+
+    None is a reader of all of them, for whom the event is not even looked at.
+    """
+    if readable is None:
+        return event
+    told = orjson.loads(event)
+    data = told["data"]
+    if told["type"] == SNAPSHOT:
+        told["data"] = {name: value for name, value in data.items() if name in readable}
+    if "properties" in data:
+        given = data["properties"]
+        data["properties"] = {name: value for name, value in given.items() if name in readable}
+    if "removed_properties" in data:
+        data["removed_properties"] = [n for n in data["removed_properties"] if n in readable]
+    return orjson.dumps(told)
 
 
 def source_of(positions: Positions) -> str:

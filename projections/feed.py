@@ -7,13 +7,14 @@ the end of the feed.
 """
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.policy import Actor, may, require_call
-from calotype.commands.protections import Readable
 from calotype.projections.audience import EVENT_AUDIENCE, FOLLOWER, FULL, OWN, SHARED
 from calotype.projections.cloudevents import encoded_event, encoded_snapshot
 from calotype.projections.positions import Positions, positions_of
@@ -32,6 +33,8 @@ WINDOW_EVENTS = 5000
 """How many events one page looks at for some types that may be rare."""
 CHUNK_EVENTS = 100
 """How many events are read at once, so that big ones do not pile up in memory."""
+COUNTED_EVENTS = 50_000
+"""How many events are looked at to count those of some types."""
 PAGE_BYTES = 4 << 20
 """A page that has become this long ends early."""
 
@@ -48,7 +51,7 @@ _OF_PROJECT_AND_IMAGE = (
 )
 _WINDOW_OF_PROJECT = (
     f"SELECT position FROM {EVENT_AUDIENCE.name} WHERE project = :project AND position > :after "
-    f"ORDER BY position LIMIT 1 OFFSET {WINDOW_EVENTS - 1}"
+    "ORDER BY position LIMIT 1 OFFSET :skipped"
 )
 _HELD = "i.from_position <= :at AND i.to_position > :at"
 _IMAGES = (
@@ -79,8 +82,6 @@ class Question:
     types: tuple[str, ...] = ()
     """Only these event types; empty for all."""
     image: UUID | None = None
-    readable: Readable | None = None
-    """The custom properties that are shown; None: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,16 @@ def reader_of(actor: Actor) -> str | None:
     return actor.project
 
 
+def known_types(names: Iterable[str], field: str = "types") -> tuple[str, ...]:
+    """The event types, each once and in order. Raises Invalid for one that does not exist."""
+    types = tuple(sorted(set(names)))
+    for name in types:
+        if name not in LOG_EVENT_TYPES:
+            shown = name.encode("utf-8", "replace").decode()[:40]
+            raise Invalid(f"There is no event type '{shown}'; see /log/v1/schemas.", field)
+    return types
+
+
 class Feed:
     """The feed of one log. Consumers that ask the same at the same time share one read."""
 
@@ -138,6 +149,10 @@ class Feed:
             raise Invalid(f"'{field}' is beyond the end of the event log.", field)
         return position
 
+    async def head(self) -> int:
+        """The last position of the log, which a feed may still be on the way to."""
+        return (await self._ends())[0]
+
     async def page(self, question: Question) -> Page:
         """The next events, as many as the question's limit."""
         read = self._reads.get(question)
@@ -157,17 +172,42 @@ class Feed:
                 return page
             await self.waking.wait(question.project, page.next, left)
 
+    async def at(self, project: str | None, positions: Sequence[int]) -> dict[int, bytes]:
+        """The CloudEvents of these positions, of those that the reader is told of."""
+        known = await self.positions()
+        events: dict[int, bytes] = {}
+        for start in range(0, len(positions), CHUNK_EVENTS):
+            some = positions[start : start + CHUNK_EVENTS]
+            values: dict[str, Any] = {f"p{n}": position for n, position in enumerate(some)}
+            sql = f" AND s.notification_id IN ({', '.join(f':{name}' for name in values)})"
+            values |= {"after": 0, "project": project}
+            sql = (_OF_ALL if project is None else _OF_PROJECT_AND_IMAGE) + sql
+            rows = await self._recorder.fetch(sql, values)
+            events |= {row[0]: encoded_event(known, row) for row in rows}
+        return events
+
+    async def ahead(self, question: Question) -> tuple[int, bool]:
+        """How many events follow, up to the question's limit, and whether there are more.
+
+        There may be more, too, where so many are looked at that none of them is wanted.
+        """
+        head, reached = await self._ends()
+        stop = end = head if question.project is None else reached
+        if question.types and question.image is None:
+            stop = await self._end_of_window(question, end, COUNTED_EVENTS)
+        elif question.project is None and question.image is None:
+            count = max(0, end - question.after)  # Positions have no gaps.
+            return min(count, question.limit), count > question.limit
+        sql, values = self._statement(question, question.after, stop, question.limit + 1)
+        rows = await self._recorder.fetch(f"SELECT count(*) FROM ({sql}) ahead", values, heavy=True)
+        count = rows[0][0]
+        return min(count, question.limit), count > question.limit or stop < end
+
     async def snapshot(
-        self,
-        project: str | None,
-        position: int | None,
-        marker: UUID,
-        limit: int,
-        readable: Readable | None = None,
+        self, project: str | None, position: int | None, marker: UUID, limit: int
     ) -> Snapshot:
         """The images that the reader may see at the position (None: the latest that can be asked
-        for), after the image `marker`, without the public ones of others. With their custom
-        properties, as far as these are `readable` (None: all are)."""
+        for), after the image `marker`, without the public ones of others."""
         head, reached = await self._ends(SPANS_FOLLOWER)
         at = min(reached, head) if position is None else position
         if at > reached:
@@ -182,10 +222,7 @@ class Feed:
         positions = await self.positions()
         more = len(rows) > limit
         rows = rows[:limit]
-        images = [
-            encoded_snapshot(positions, at, image_id, document, view, readable)
-            for image_id, document, view in rows
-        ]
+        images = [encoded_snapshot(positions, at, *row) for row in rows]
         return Snapshot(images, at, UUID(str(rows[-1][0])) if more else None)
 
     async def _ends(self, follower: str = FOLLOWER) -> tuple[int, int]:
@@ -197,7 +234,7 @@ class Feed:
         head, reached = await self._ends()
         stop = end = head if question.project is None else reached
         if question.types and question.image is None:
-            stop = await self._end_of_window(question, end)
+            stop = await self._end_of_window(question, end, WINDOW_EVENTS)
         positions = await self.positions()
         events: list[tuple[int, bytes]] = []
         size, last = 0, question.after
@@ -206,23 +243,27 @@ class Feed:
             rows = await self._rows(question, last, stop, wanted)
             for row in rows:
                 last = row[0]
-                events.append((last, encoded_event(positions, row, question.readable)))
+                events.append((last, encoded_event(positions, row)))
                 size += len(events[-1][1])
             if len(rows) < wanted:
                 return Page(events, max(stop, question.after), full=stop < end)
         return Page(events, last, full=True)
 
-    async def _end_of_window(self, question: Question, end: int) -> int:
+    async def _end_of_window(self, question: Question, end: int, events: int) -> int:
         if question.project is None:
-            return min(end, question.after + WINDOW_EVENTS)
-        rows = await self._recorder.fetch(
-            _WINDOW_OF_PROJECT, {"project": question.project, "after": question.after}
-        )
+            return min(end, question.after + events)
+        values = {"project": question.project, "after": question.after, "skipped": events - 1}
+        rows = await self._recorder.fetch(_WINDOW_OF_PROJECT, values)
         return min(end, rows[0][0]) if rows else end
 
     async def _rows(
         self, question: Question, after: int, stop: int, limit: int
     ) -> list[tuple[Any, ...]]:
+        return await self._recorder.fetch(*self._statement(question, after, stop, limit))
+
+    def _statement(
+        self, question: Question, after: int, stop: int, limit: int
+    ) -> tuple[str, dict[str, Any]]:
         values: dict[str, Any] = {"after": after, "stop": stop, "limit": limit}
         sql, order = _OF_ALL, "s.notification_id"
         if question.project is not None:
@@ -239,4 +280,4 @@ class Feed:
             names = {f"t{n}": topic for n, topic in enumerate(question.types)}
             sql += f" AND s.topic IN ({', '.join(':' + name for name in names)})"
             values |= names
-        return await self._recorder.fetch(f"{sql} ORDER BY {order} LIMIT :limit", values)
+        return f"{sql} ORDER BY {order} LIMIT :limit", values

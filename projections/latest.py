@@ -39,9 +39,15 @@ class LatestImages:
         """The image right before its event; `after` then changes this very object."""
         image_id = notification.originator_id
         assert isinstance(image_id, UUID)
+        if notification.originator_version == Image.INITIAL_VERSION:
+            return None
+        return self.at(image_id, notification.id)
+
+    def at(self, image_id: UUID, position: int) -> Image | None:
+        """The image right before the next event in the log, whose position is given."""
         image: Image | None = self._images.get(image_id)
-        if image is None and notification.originator_version > Image.INITIAL_VERSION:
-            image = self._load(image_id, notification.id)
+        if image is None:
+            image = self._load(image_id, position)
             self._remember(image_id, image)
         return image
 

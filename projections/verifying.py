@@ -14,6 +14,7 @@ from uuid import UUID
 from eventsourcing.persistence import Notification
 
 from calotype.commands.image import EVENT_TYPES
+from calotype.commands.usage import USAGE
 from calotype.projections import audience, spans
 from calotype.projections.audience import EVENT_AUDIENCE, EventAudience
 from calotype.projections.images import rows_of
@@ -26,6 +27,7 @@ from calotype.projections.spans import (
     timestamp_in,
 )
 from calotype.projections.tables import TABLES
+from calotype.projections.usage import counters_and_totals
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
 from calotype.stores.log.tables import Put, Table, key_getter
@@ -65,8 +67,9 @@ class Print:
 
     name: str
     tables: tuple[Table, ...]
-    fold: Fold
-    """All rows of some images, given all their events in the order of the log."""
+    fold: Fold | None
+    """All rows of some images, given all their events in the order of the log; None where the
+    rows are sums over all images."""
     follower: str | None = None
     """The follower that keeps them; None where they are written with the events."""
     owned_by_position: bool = False
@@ -116,6 +119,7 @@ def _audience_rows(recorder: GroupCommitRecorder, page: Sequence[Notification]) 
 
 PRINTS = (
     Print("images", TABLES, _live_rows),
+    Print("usage", (USAGE,), None),
     Print("versions", SPAN_TABLES, _span_rows, spans.FOLLOWER),
     Print("audience", (EVENT_AUDIENCE,), _audience_rows, audience.FOLLOWER, True),
 )
@@ -130,6 +134,10 @@ def differences(
     chunk_images: int = CHUNK_IMAGES,
 ) -> Iterator[Difference]:
     """The rows that are not what the log gives; `progress` is told of each lot of events."""
+    if what.fold is None:
+        there, expected = counters_and_totals(recorder, progress)
+        yield from _compare(USAGE, expected, there)
+        return
     first, found = 0, 0
     while first <= _HIGHEST and found < DIFFERENCES:
         with recorder.snapshot() as fetch:
@@ -137,11 +145,11 @@ def differences(
             last = UUID(str(ends[0][0])) if ends else UUID(int=_HIGHEST)
             values = {"first": UUID(int=first), "last": last, "until": reached(fetch, what)}
             page = [_notification(row) for row in fetch(_EVENTS, values)]
-            expected = what.fold(recorder, page)
+            rows = what.fold(recorder, page)
             for table in what.tables:
                 if table is not MOMENTS:
                     there = fetch(_there(what, table), values)
-                    for difference in _compare(table, expected.get(table, []), there):
+                    for difference in _compare(table, rows.get(table, []), there):
                         found += 1
                         yield difference
         progress(len(page))

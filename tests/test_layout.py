@@ -19,7 +19,9 @@ DOORS = {
     "ops": {"ops", "http", "commands", "projections", "stores"},
 }
 
-COMMAND_MODULES_FOR_PROJECTIONS = {"image", "download", "policy", "protections", "errors"}
+COMMAND_MODULES_FOR_PROJECTIONS = {
+    "image", "usage", "download", "policy", "protections", "questions", "errors"
+}  # fmt: skip
 """Projections fold events and ask who may see; they never run a command's handler."""
 
 

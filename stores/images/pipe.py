@@ -8,7 +8,15 @@ import asyncio
 import hashlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +47,8 @@ _NOTHING_EXPECTED: Mapping[str, str] = {}
 _running: set["_Intake"] = set()
 """The uploads of this process that are under way."""
 _Result = TypeVar("_Result")
+Room = Callable[[], Awaitable[int | None]]
+"""Says how many bytes there is room for now; None: for any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +84,20 @@ async def write(
     algorithms: Sequence[str] = ("md5", "sha512"),
     expected: Mapping[str, str] = _NOTHING_EXPECTED,
     claim: Claim | None = None,
+    room: Room | None = None,
 ) -> Written:
     """Stores what `chunks` gives under `key`; durable when this returns.
 
     `size_bytes` is what was announced and `limit_bytes` the most that is allowed (None: not
     known, no limit). `expected` holds hexadecimal digests by algorithm; they and the `claim` are
-    checked before the data appears in the store. Raises SizeMismatch and TooLarge as soon as too
+    checked before the data appears in the store. `room` is asked how many bytes there is room for
+    whenever more have come than it said before. Raises SizeMismatch and TooLarge as soon as too
     much has come, DigestMismatch, ContentRefused, and what the driver raises. After any failure,
     the cancellation of the caller and an exception of `chunks` included, the write has been undone
     when the exception leaves.
     """
     order = _Order(driver, key, size_bytes, limit_bytes, (*algorithms, *expected), expected, claim)
-    intake = _Intake(chunks, size_bytes, limit_bytes)
+    intake = _Intake(chunks, size_bytes, limit_bytes, room)
     _running.add(intake)
     try:
         first = await intake.take(_block_bytes() + 1)
@@ -161,13 +173,19 @@ class _Intake:
     """Counts what comes in and puts small chunks together."""
 
     def __init__(
-        self, chunks: AsyncIterator[bytes], size_bytes: int | None, limit_bytes: int | None
+        self,
+        chunks: AsyncIterator[bytes],
+        size_bytes: int | None,
+        limit_bytes: int | None,
+        room: Room | None,
     ) -> None:
         self._chunks = chunks
         self._size_bytes = size_bytes
         self._limit_bytes = limit_bytes
         ceilings = [ceiling for ceiling in (size_bytes, limit_bytes) if ceiling is not None]
         self._ceiling_bytes: float = min(ceilings, default=float("inf"))
+        self._room = room
+        self._room_bytes: float = 0 if room else float("inf")
         self.received_bytes = 0
         self.ended = False
 
@@ -179,6 +197,8 @@ class _Intake:
             self.received_bytes += len(chunk)
             if self.received_bytes > self._ceiling_bytes:
                 raise self._too_much()
+            if self.received_bytes > self._room_bytes:
+                await self._ask_for_room()
             taken.append(chunk)
             if self.received_bytes >= enough_bytes:
                 return taken
@@ -188,6 +208,13 @@ class _Intake:
                 f"{self._size_bytes} bytes were announced and only {self.received_bytes} came."
             )
         return taken
+
+    async def _ask_for_room(self) -> None:
+        assert self._room is not None
+        there_is = await self._room()
+        self._room_bytes = float("inf") if there_is is None else there_is
+        if self.received_bytes > self._room_bytes:
+            raise TooLarge(f"There is room for {there_is} bytes and more came.")
 
     def _too_much(self) -> StoreError:
         if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:

@@ -23,14 +23,14 @@ from eventsourcing.persistence import (
 )
 
 from calotype.stores.log.log import Append, Outcome
-from calotype.stores.log.postgres_batches import CHANNEL, BatchWriter
+from calotype.stores.log.postgres_batches import APPEND_LOCK, CHANNEL, BatchWriter, send_rows
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 from calotype.stores.log.postgres_reading import AsyncReads
 from calotype.stores.log.postgres_transactions import NamedTransactions, fetch_on
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
 from calotype.stores.log.statements import migrations, numbered
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
-from calotype.stores.log.tables import POSTGRESQL_TYPES, Table, table_ddl
+from calotype.stores.log.tables import POSTGRESQL_TYPES, Put, Table, table_ddl
 
 _HOLD = (
     "INSERT INTO leases AS l (name, holder, epoch, expires_at) "
@@ -268,6 +268,19 @@ class PostgresRecorder(GroupCommitRecorder):
             for table in tables:
                 for statement in table_ddl(table, POSTGRESQL_TYPES):
                     connection.execute(statement)
+
+    def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:
+        with self.connect() as connection, connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            _lock_schema(connection)
+            connection.execute(APPEND_LOCK)
+            for statement in table_ddl(table, POSTGRESQL_TYPES):
+                connection.execute(statement)
+            last = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone()
+            assert last is not None
+            held = rows(last[0] or 0)
+            connection.execute(f"DELETE FROM {table.name}")
+            send_rows(connection, [[Put(table, held)]])
 
     def close_now(self) -> None:
         super().close_now()

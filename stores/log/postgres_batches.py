@@ -20,6 +20,7 @@ from calotype.stores.log.postgres_connecting import connection_settings, is_trou
 from calotype.stores.log.recorder import conflict, without_rivals
 from calotype.stores.log.tables import (
     POSTGRESQL_TYPES,
+    Change,
     Count,
     Table,
     adding,
@@ -33,7 +34,7 @@ RECONNECT_SECONDS = (0.0, 0.1, 0.3, 1.0, 2.0)
 
 # The level is said, because a snapshot taken before the lock would give out positions twice.
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-_LOCK = "SELECT pg_advisory_xact_lock('stored_events'::regclass::oid::bigint)"
+APPEND_LOCK = "SELECT pg_advisory_xact_lock('stored_events'::regclass::oid::bigint)"
 _INSERT_EVENTS = """
 INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)
 SELECT e.originator_id, e.originator_version, e.topic, e.state,
@@ -137,7 +138,7 @@ class BatchWriter:
         try:
             with connection.pipeline():
                 connection.execute(_BEGIN)
-                connection.execute(_LOCK)
+                connection.execute(APPEND_LOCK)
                 if bounded(ready):
                     refused = _over_limits(connection, ready)
                     losers = {id(append) for append, _ in refused}
@@ -145,7 +146,7 @@ class BatchWriter:
                 inserted = _send_events(connection, ready)
                 fences = _send_fences(connection, ready)
                 tracked = _send_tracking(connection, ready)
-                _send_rows(connection, ready)
+                send_rows(connection, [append.changes for append in ready])
                 connection.execute(f"NOTIFY {CHANNEL}")
                 if not tracked and not fences:
                     connection.execute("COMMIT")
@@ -187,7 +188,7 @@ class BatchWriter:
         connection = self._connected()
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            connection.execute(_LOCK)
+            connection.execute(APPEND_LOCK)
             return connection.execute(sql, values).fetchall()
 
     def _already_written(self, ready: list[Append]) -> list[tuple[Append, Outcome]]:
@@ -287,9 +288,9 @@ def _over_limits(
     ]
 
 
-def _send_rows(connection: psycopg.Connection[Any], ready: Sequence[Append]) -> None:
-    """The query rows of a batch: at most two statements a table."""
-    batch = merged([append.changes for append in ready])
+def send_rows(connection: psycopg.Connection[Any], changes: Sequence[Sequence[Change]]) -> None:
+    """Sends the query rows of some appends: at most two statements a table."""
+    batch = merged(changes)
     for table, owners in batch.replaced.items():
         single = table.key == (table.owner,)
         rows = [row for rows in owners.values() for row in rows]

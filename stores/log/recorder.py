@@ -208,6 +208,14 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     def create_tables(self, tables: Sequence[Table]) -> None:
         """Creates the query tables that do not exist. Safe in many processes."""
 
+    @abstractmethod
+    def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:
+        """From now on the table holds exactly the rows that `rows(head)` gives; made if need be.
+
+        `head` is the last position of the log (0: empty). Nobody can append until this returns,
+        so `rows` must be quick.
+        """
+
     # ---- the end ----
 
     def close_now(self) -> None:

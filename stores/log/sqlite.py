@@ -28,7 +28,7 @@ from calotype.stores.log.sqlite_changes import check_fence, write_change
 from calotype.stores.log.sqlite_connections import ThreadConnections, fetch_on
 from calotype.stores.log.statements import migrations
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
-from calotype.stores.log.tables import SQLITE_TYPES, Table, table_ddl
+from calotype.stores.log.tables import SQLITE_TYPES, Put, Table, table_ddl
 
 _INSERT_EVENT = (
     "INSERT INTO stored_events"
@@ -320,6 +320,14 @@ class SQLiteRecorder(GroupCommitRecorder):
             for table in tables:
                 for statement in table_ddl(table, SQLITE_TYPES):
                     connection.execute(statement)
+
+    def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:
+        with self._connections.transaction() as connection:
+            for statement in table_ddl(table, SQLITE_TYPES):
+                connection.execute(statement)
+            held = rows(_last_position(connection))
+            connection.execute(f"DELETE FROM {table.name}")
+            write_change(connection, Put(table, held))
 
     def close_now(self) -> None:
         super().close_now()

@@ -11,9 +11,11 @@ from calotype.commands.errors import CalotypeError
 from calotype.commands.image import Image, create
 from calotype.commands.policy import Cause
 from calotype.commands.states import DOOMED, INTENDED, RETAINED, STORED
+from calotype.commands.usage import counts
 from calotype.projections.images import rows_of
 from calotype.projections.restorable import restorable_rows
 from calotype.stores.log.log import event_mapper
+from calotype.stores.log.tables import added
 
 CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -55,9 +57,15 @@ class ImageLife(RuleBasedStateMachine):
         self.events += self.image.collect_events()
         self.status = self.image.status
         self.stored: tuple[Any, ...] | None = None
+        self.counted: dict[str, tuple[int, ...]] = {}
+        self.count(None)
+
+    def count(self, before: Any) -> None:
+        for change in counts(before, self.image.usage):
+            self.counted[change.key] = added(self.counted.get(change.key), change.amounts)
 
     def wish(self, method: Any, *arguments: Any, **details: Any) -> None:
-        before = self.image.version
+        before, usage = self.image.version, self.image.usage
         if self.image.status == "deleted" and method.__name__ not in (
             "fail_upload",
             "note_data_removed",
@@ -71,13 +79,20 @@ class ImageLife(RuleBasedStateMachine):
             assert self.image.version == before
             assert not self.image.pending_events
         self.events += self.image.collect_events()
+        self.count(usage)
 
-    @rule()
-    def start_upload(self) -> None:
+    @rule(announced_size=st.one_of(st.none(), st.integers(0, 9)))
+    def start_upload(self, announced_size: int | None) -> None:
         self.uploads += 1
         number = str(self.uploads)
-        url = f"file:///s/{number}"
-        self.wish(self.image.start_upload, upload_id=number, store="default", url=url, holder="h")
+        self.wish(
+            self.image.start_upload,
+            upload_id=number,
+            store="default",
+            url=f"file:///s/{number}",
+            holder="h",
+            announced_size=announced_size,
+        )
 
     @rule(late=st.booleans())
     def store_data(self, late: bool) -> None:
@@ -102,11 +117,16 @@ class ImageLife(RuleBasedStateMachine):
         for url in list(self.image.blobs):
             self.wish(self.image.note_data_removed, url=url, reason="swept")
 
-    @rule(name=NAMES, value=st.one_of(st.none(), NAMES), protected=st.booleans())
-    def update(self, name: str, value: str | None, protected: bool) -> None:
+    @rule(
+        name=NAMES,
+        value=st.one_of(st.none(), NAMES),
+        protected=st.booleans(),
+        owner=st.sampled_from([None, "p", "q"]),
+    )
+    def update(self, name: str, value: str | None, protected: bool, owner: str | None) -> None:
         self.wish(
             self.image.update,
-            fields={"protected": protected},
+            fields={"protected": protected, "owner": owner},
             properties={} if value is None else {name: value},
             removed_properties=[name] if value is None else [],
             tags=None if value is None else [name, value][: 1 + (name != value)],
@@ -170,6 +190,16 @@ class ImageLife(RuleBasedStateMachine):
             or alive
             or open_window
         )
+
+    @invariant()
+    def its_owner_alone_has_what_it_takes_up(self) -> None:
+        usage = self.image.usage
+        assert {p: held for p, held in self.counted.items() if any(held)} == (
+            {usage.project: usage[1:]} if usage.images else {}
+        )
+        size = self.image.size or 0
+        assert usage.bytes == (0 if not usage.images else size + usage.reserved_bytes)
+        assert usage.reserved_bytes == 0 or self.image.status == "saving"
 
     @invariant()
     def the_history_tells_it_all(self) -> None:

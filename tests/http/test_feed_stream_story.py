@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from calotype.commands.policy import Policy
 from calotype.ops.wiring import audience_follower, versions_follower
 
 EVENTS = "/log/v1/events"
@@ -154,6 +155,30 @@ async def test_streams_end_when_the_service_is_told_to_stop(told: Any) -> None:
             break
         await asyncio.sleep(0.02)
     assert told.api.running == 0
+
+
+async def _ended(stream: Stream) -> None:
+    async with asyncio.timeout(10):
+        while await stream.response.content.readany():
+            pass
+
+
+async def test_a_stream_ends_when_its_consumer_may_read_no_more(
+    told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calotype.http.event_stream.JUDGED_AGAIN_SECONDS", 0.1)
+    owner, auditor = told.caller("p1"), told.caller("p9", "auditor")
+    made = await owner.create()
+    async with streamed(owner) as stream, streamed(auditor) as everything:
+        assert (await stream.event())["subject"] == made["id"]
+        assert (await everything.event())["subject"] == made["id"]
+        # Auditors read what is their project's, from now on, and that is another stream.
+        told.api.use_policy(Policy({"get_all_events": "!", "get_events": "@"}))
+        await _ended(everything)
+        assert (await owner.create())["id"] == (await stream.event())["subject"]
+        told.api.use_policy(Policy({"get_events": "!"}))
+        await _ended(stream)
+    assert (await owner("GET", EVENTS)).status == 403
 
 
 async def test_a_consumer_that_takes_nothing_is_let_go_and_costs_little(

@@ -179,6 +179,50 @@ async def test_an_upload_ends_well_although_its_token_has_ended(start, keystone,
     assert data.body == b"begun and ended"
 
 
+async def test_a_stream_of_events_ends_with_its_token(start, keystone, brief):
+    cloud = await start()
+    token, end = brief.token()
+    headers = {"X-Auth-Token": token, "Accept": "text/event-stream"}
+    async with cloud.client.get("/log/v1/events", headers=headers) as response:
+        assert response.status == 200
+        async with asyncio.timeout(10):
+            while await response.content.readany():
+                assert time.time() < end + 1
+    assert end <= time.time() < end + 2
+    assert await _status(cloud, "/log/v1/events", X_Auth_Token=token) == 401
+
+
+async def test_a_long_poll_waits_no_longer_than_its_token(start, keystone, brief):
+    cloud = await start()
+    token, end = brief.token()
+    answer = await cloud.admin("GET", "/log/v1/events?wait=60", X_Auth_Token=token)
+    assert (answer.status, answer.json) == (200, [])
+    assert end - 1 <= time.time() < end + 2
+
+
+async def test_a_stream_ends_when_its_token_is_revoked_and_not_while_nobody_can_tell(
+    start, keystone, monkeypatch
+):
+    monkeypatch.setattr("calotype.http.event_stream.JUDGED_AGAIN_SECONDS", 0.2)
+    cloud = await start(cache_seconds=0, retries=0)
+    token = keystone.token("member")
+    headers = {"X-Auth-Token": token, "Accept": "text/event-stream"}
+    async with cloud.client.get("/log/v1/events", headers=headers) as response:
+        assert await response.content.readline() == b"retry: 1000\n"
+        await response.content.readline()
+        ending = asyncio.create_task(response.content.readany())
+        keystone.server.stop()
+        try:
+            assert await _status(cloud, X_Auth_Token=token) == 503
+            await asyncio.sleep(0.5)
+            assert not ending.done()
+        finally:
+            keystone.server.start()
+        keystone.accounts.revoke(token)
+        async with asyncio.timeout(10):
+            assert await ending == b""
+
+
 async def test_a_service_goes_on_after_the_end_of_a_users_token(start, keystone, brief):
     cloud = await start()
     loose = await start(service_token_roles_required=False)

@@ -193,6 +193,22 @@ async def test_an_unreadable_property_is_in_no_answer_about_present_or_past(
     assert {step["path"] for patch in patches[1:3] for step in patch} <= {"/updated_at"}
 
 
+async def test_members_of_a_consumer_are_each_handed_what_they_may_read(protected: Any) -> None:
+    biller, owner = protected.caller("p1", "member,billing"), protected.caller("p1")
+    await biller.create(name="a", free="1", **{CODE: VALUE})
+    await settled(protected)
+    path = "/log/v1/consumers/c"
+    assert (await owner("PUT", path, json={"max_attempts": 1})).status == 201
+    handed = await owner("POST", f"{path}/fetch", json={})
+    (delivery,) = handed.json["deliveries"]
+    assert delivery["event"]["data"]["properties"] == {"free": "1"}
+    failed = [{"token": delivery["token"], "error": "no"}]
+    assert (await owner("POST", f"{path}/ack", json={"failed": failed})).status == 200
+    for member, properties in ((owner, {"free": "1"}), (biller, {"free": "1", CODE: VALUE})):
+        (parked,) = (await member("GET", f"{path}/parked")).json["parked"]
+        assert parked["event"]["data"]["properties"] == properties
+
+
 async def test_no_page_of_the_feed_is_kept_for_ever_where_protections_may_change(
     protected: Any,
 ) -> None:

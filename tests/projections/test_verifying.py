@@ -11,6 +11,7 @@ import pytest
 
 from calotype.commands.image import create
 from calotype.commands.policy import Cause
+from calotype.commands.quotas import Quotas
 from calotype.ops.wiring import migrate
 from calotype.projections.audience import EventAudience
 from calotype.projections.following import Follower
@@ -64,7 +65,7 @@ async def log(request: Any, tmp_path: Any) -> AsyncIterator[tuple[GroupCommitRec
 
 
 async def _life(recorder: GroupCommitRecorder) -> None:
-    events = EventLog(recorder, rows_of)
+    events = EventLog(recorder, rows_of, Quotas(recorder))
     tags, properties = ["a", "b"], {"k": "1", "l": "2"}
     image = create(
         CAUSE, image_id=str(uuid4()), fields=FIELDS, tags=tags, properties=dict(properties)
@@ -84,7 +85,7 @@ async def _life(recorder: GroupCommitRecorder) -> None:
 
 
 async def _follow(recorder: GroupCommitRecorder) -> None:
-    for known, fold in ((PRINTS[1], ImageSpans), (PRINTS[2], EventAudience)):
+    for known, fold in ((PRINTS[2], ImageSpans), (PRINTS[3], EventAudience)):
         assert known.follower is not None
         await Follower(recorder, known.follower, fold(recorder), holder="h").catch_up()
 
