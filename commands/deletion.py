@@ -178,8 +178,12 @@ def require_deleted(actor: Actor, rule: str, image_id: str, image: Image | None)
         if allows(actor, rule, image):
             return
         # Who may read the history of a deleted image knows that there was one.
-        seen = "get_image_history" if image.status == "deleted" else "get_image"
-        if allows(actor, seen, image):
+        knows = (
+            actor.policy.holds("get_image_history", actor, image)
+            if image.status == "deleted"
+            else allows(actor, "get_image", image)
+        )
+        if knows:
             refusal = Forbidden(f"You are not authorized to complete {rule} action.")
             raise refused(refusal, actor, rule)
         raise refused(NotFound(f"No image found with ID {image_id}"), actor, rule)

@@ -30,9 +30,7 @@ class Place:
 
 
 async def measure_places(parts: Parts, operations: Sequence[Any]) -> dict[str, Place]:
-    """Looks up every URL that the operations name. Raises Forbidden or Invalid."""
-    if not any(operation.path[0] == "locations" for operation in operations):
-        return {}
+    """Looks up every URL that operations on locations name. Raises Forbidden or Invalid."""
     if not parts.locations_shown:
         raise Forbidden("It's not allowed to add/update/remove locations if locations are hidden.")
     places: dict[str, Place] = {}

@@ -51,11 +51,12 @@ async def set_member_status(
 
 def require_answer(actor: Actor, member: str, image: Target | None) -> None:
     """Raises Forbidden or NotFound unless the actor may answer for the member."""
-    require(actor, "get_image", image)
+    _require_shared(actor, "get_member", image)
     assert image is not None
-    if image.visibility != "shared" or not allows(actor, "get_member", image):
-        raise refused(NotFound(f"No member {member} of that image"), actor, "get_member")
-    _check_knows(actor, image, member)
+    # A project knows of its own invitation only; owner and administrators of all.
+    knows = actor.is_admin or actor.project in (member, image.owner)
+    if not knows or not image.has_member(member):
+        raise NotFound(f"No member {member} of that image")
     if not allows(actor, "modify_member", image):
         text = "Only the invited project may set its status."
         raise refused(Forbidden(text), actor, "modify_member")
@@ -73,9 +74,3 @@ def _require_shared(actor: Actor, rule: str, image: Target | None) -> None:
     require(actor, rule, image)
     if image is not None and image.visibility != "shared":
         raise Forbidden("Only shared images have members.")
-
-
-def _check_knows(actor: Actor, image: Target, member: str) -> None:
-    """A project knows of its own invitation only; owner and administrators of all."""
-    if not actor.is_admin and actor.project not in (member, image.owner):
-        raise NotFound(f"No member {member} of that image")

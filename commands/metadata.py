@@ -75,8 +75,12 @@ async def update_image(
 
     Raises Invalid, Forbidden, NotFound, Conflict or LimitExceeded naming the first that fails.
     """
-    places = await measure_places(parts, operations)
     allowed = partial(require, actor, "modify_image")
+    places: dict[str, Place] = {}
+    if any(operation.path[0] == "locations" for operation in operations):
+        # First of all, because who may not change the image must not have us look at any place.
+        allowed(await parts.log.load(image_uuid(image_id)))
+        places = await measure_places(parts, operations)
     image: Image = await parts.log.change(
         image_uuid(image_id), allowed, _patch, actor, cause, operations, places, parts
     )
