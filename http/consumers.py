@@ -36,11 +36,11 @@ from calotype.projections.consumer_requests import (
 )
 from calotype.projections.consumer_state import (
     described,
-    described_state,
+    described_now,
+    described_parked,
     moment_text,
-    state_of,
 )
-from calotype.projections.consumers import OWN_MARK, Delivery, Parked
+from calotype.projections.consumers import OWN_MARK, Delivery
 
 READ, USE, MODIFY = "get_consumer", "use_consumer", "modify_consumer"
 """The policy's rules: looking at consumers, being a member, and everything else."""
@@ -155,10 +155,7 @@ async def parked(request: web.Request) -> web.Response:
     found = await api.consumers.parked(project, name, after=after, limit=limit)
     positions = await api.feed.positions()
     readable = readable_by(actor_of(request))
-    shown = [
-        {**_parked(one, readable), "position": positions.encode(one.position)} for one in found
-    ]
-    return _json({"parked": shown})
+    return _json({"parked": [described_parked(positions, one, readable) for one in found]})
 
 
 async def redeliver(request: web.Request) -> web.Response:
@@ -260,9 +257,7 @@ async def _answered(
 
 
 async def _shown(api: Api, consumer: Consumer, status: int = 200) -> web.Response:
-    positions = await api.feed.positions()
-    state = await state_of(api.parts.log.recorder, api.feed, consumer)
-    return _json({**described(positions, consumer), **described_state(positions, state)}, status)
+    return _json(await described_now(api.consumers, consumer), status)
 
 
 def _delivered(one: Delivery, readable: Readable | None) -> dict[str, Any]:
@@ -271,17 +266,6 @@ def _delivered(one: Delivery, readable: Readable | None) -> dict[str, Any]:
         "attempt": one.attempt,
         "deadline": moment_text(one.deadline),
         "event": orjson.Fragment(readable_event(one.event, readable)),
-    }
-
-
-def _parked(one: Parked, readable: Readable | None) -> dict[str, Any]:
-    event = None if one.event is None else readable_event(one.event, readable)
-    return {
-        "image": one.image,
-        "attempts": one.attempts,
-        "error": one.error,
-        "parked_at": moment_text(one.since),
-        "event": None if event is None else orjson.Fragment(event),
     }
 
 

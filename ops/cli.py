@@ -14,6 +14,7 @@ from rich.table import Table
 
 from calotype.ops import (
     audit,
+    consumers,
     event_log,
     history,
     projections,
@@ -37,6 +38,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(audit.app, name="audit")
+app.add_typer(consumers.app, name="consumers")
 app.add_typer(event_log.app, name="log")
 app.add_typer(projections.app, name="projections")
 app.add_typer(sinks.app, name="sinks")

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from calotype.commands.image import clock_text
+from calotype.commands.protections import Readable
+from calotype.projections.cloudevents import readable_event
 from calotype.projections.consumer_account import PARKED_LIMIT, Consumer, mine
-from calotype.projections.feed import Feed, Question
+from calotype.projections.consumers import Consumers, Parked
+from calotype.projections.feed import Question
 from calotype.projections.positions import Positions
-from calotype.stores.log.recorder import GroupCommitRecorder
 
 LAG_COUNTED = 10_000
 """A lag is counted up to this; beyond, it is known to be more."""
@@ -51,8 +55,9 @@ class State:
         return self.parked >= PARKED_LIMIT
 
 
-async def state_of(recorder: GroupCommitRecorder, feed: Feed, consumer: Consumer) -> State:
+async def state_of(consumers: Consumers, consumer: Consumer) -> State:
     """How the consumer is doing now."""
+    recorder, feed = consumers.recorder, consumers.feed
     rows = await recorder.fetch(_STATE.format(clock=recorder.CLOCK), mine(consumer.key))
     waiting, claimed, parked, first_open, oldest = rows[0]
     wishes, taken_to = consumer.wishes, consumer.taken_to
@@ -88,9 +93,12 @@ def described(positions: Positions, consumer: Consumer) -> dict[str, Any]:
     }
 
 
-def described_state(positions: Positions, state: State) -> dict[str, Any]:
-    """What JSON tells of a consumer besides."""
+async def described_now(consumers: Consumers, consumer: Consumer) -> dict[str, Any]:
+    """The same, and how it is doing now."""
+    positions = await consumers.feed.positions()
+    state = await state_of(consumers, consumer)
     return {
+        **described(positions, consumer),
         "position": positions.encode(state.settled_to),
         "lag": {"events": state.lag_events, "more": state.lag_more},
         "waiting": state.waiting,
@@ -102,6 +110,20 @@ def described_state(positions: Positions, state: State) -> dict[str, Any]:
             {"member": member, "seen_at": moment_text(seen_at), "claimed": claimed}
             for member, seen_at, claimed in state.members
         ],
+    }
+
+
+def described_parked(
+    positions: Positions, one: Parked, readable: Readable | None = None
+) -> dict[str, Any]:
+    """A parked event as JSON tells it, with the custom properties that are readable (None: all)."""
+    return {
+        "position": positions.encode(one.position),
+        "image": one.image,
+        "attempts": one.attempts,
+        "error": one.error,
+        "parked_at": moment_text(one.since),
+        "event": None if one.event is None else orjson.loads(readable_event(one.event, readable)),
     }
 
 

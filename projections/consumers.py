@@ -90,7 +90,7 @@ class Consumers:
 
     def __init__(self, recorder: GroupCommitRecorder, feed: Feed) -> None:
         self.feed = feed
-        self._recorder = recorder
+        self.recorder = recorder
         self._waiting: dict[Key, set[asyncio.Event]] = {}
 
     # ---- consumers ----
@@ -212,7 +212,7 @@ class Consumers:
         """
 
         def work(fetch: Fetch, consumer: Consumer) -> list[Outcome]:
-            now = account.now_of(fetch, self._recorder.CLOCK)
+            now = account.now_of(fetch, self.recorder.CLOCK)
             return consumer_answers.answer_all(fetch, consumer, answers, now)
 
         return await self._change(key_of(project, name), work)
@@ -229,7 +229,7 @@ class Consumers:
     ) -> list[Parked]:
         """Parked events in the order of the log. Raises NotFound."""
         key = (await self.get(project, name)).key
-        rows = await self._recorder.fetch(account.PARKED, mine(key, after=after, limit=limit))
+        rows = await self.recorder.fetch(account.PARKED, mine(key, after=after, limit=limit))
         events = await self.feed.at(project, [row[0] for row in rows])
         return [
             Parked(position, image, attempts, error, since, events.get(position))
@@ -243,7 +243,7 @@ class Consumers:
         were parked. Raises NotFound for a consumer that does not exist."""
 
         def work(fetch: Fetch, consumer: Consumer) -> list[int]:
-            now = account.now_of(fetch, self._recorder.CLOCK)
+            now = account.now_of(fetch, self.recorder.CLOCK)
             return consumer_answers.unpark(fetch, consumer.key, positions, now)
 
         return await self._change(key_of(project, name), work)
@@ -261,7 +261,7 @@ class Consumers:
     # ---- inside ----
 
     async def _select(self, where: str, key: Key) -> list[Consumer]:
-        rows = await self._recorder.fetch(account.consumer_sql(where), mine(key))
+        rows = await self.recorder.fetch(account.consumer_sql(where), mine(key))
         return [account.consumer_of(row) for row in rows]
 
     async def _refuse_too_many(self, key: Key) -> None:
@@ -273,7 +273,7 @@ class Consumers:
             )
 
     async def _transact(self, key: Key, work: Callable[[Fetch], Result]) -> Result:
-        result = await self._recorder.transact(account.lock_of(key), work)
+        result = await self.recorder.transact(account.lock_of(key), work)
         for stirred in self._waiting.get(key, ()):
             stirred.set()
         return result
@@ -291,7 +291,7 @@ class Consumers:
 
     async def _look(self, consumer: Consumer, member: str) -> Look:
         values = mine(consumer.key, on_parked=consumer.wishes.on_parked, member=member)
-        rows = await self._recorder.fetch(account.look_sql(self._recorder.CLOCK), values)
+        rows = await self.recorder.fetch(account.look_sql(self.recorder.CLOCK), values)
         return Look(*rows[0])
 
     async def _search(
@@ -317,7 +317,7 @@ class Consumers:
         nonce = secrets.token_hex(8)
 
         def work(fetch: Fetch, consumer: Consumer) -> list[Claim]:
-            now = account.now_of(fetch, self._recorder.CLOCK)
+            now = account.now_of(fetch, self.recorder.CLOCK)
             account.expire(fetch, consumer, now)
             account.take(fetch, consumer, found)
             account.note_member(fetch, consumer.key, member, now)

@@ -27,6 +27,9 @@ COMMANDS = (
     ["sinks", "status"],
     ["sinks", "parked"],
     ["sinks", "redeliver"],
+    ["consumers"],
+    ["consumers", "create"],
+    ["consumers", "redeliver"],
 )
 
 
