@@ -1,6 +1,7 @@
-"""`calotype replay`: goes through the log once more, for what follows from it outside."""
+"""`calotype replay`: goes through the log once more, for a sink, or by other rules."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ from calotype.ops import wiring
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import Settings, SettingsError, load_settings
 from calotype.ops.sink_wiring import ends_of, sink_named
+from calotype.ops.what_if import tried_policy, what_if
 from calotype.projections.positions import Positions, positions_now
 from calotype.projections.sinks.contract import TryLater
 from calotype.projections.sinks.resending import Resending
@@ -28,30 +30,59 @@ def replay(
         str | None, typer.Option("--until", help="Last position; the end of the log if not given.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count; connect to nothing.")
+        bool, typer.Option("--dry-run", help="With --to: only count; connect to nothing.")
+    ] = False,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Try this file in place of the policy's.")
+    ] = None,
+    property_protections: Annotated[
+        Path | None, typer.Option("--property-protections", help="Try this file in place of that.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --policy: one JSON object a line.")
+    ] = False,
+    fail_if_any: Annotated[
+        bool, typer.Option("--fail-if-any", help="With --policy: exit with 1 if any differs.")
     ] = False,
     config: ConfigOption = None,
     data: DataOption = None,
     log_url: LogUrlOption = None,
 ) -> None:
-    """Go through a part of the log again.
+    """Go through the log, or a part of it, again.
 
     With --to a sink is told everything again under the same message ids, so that consumers can
-    drop what they have. Where the sink itself is in the log does not change; serving may go on.
+    drop what they have. Where the sink itself is in the log does not change.
+
+    With --policy or --property-protections every change is judged once more, by the rules in force
+    and by these, and those that they decide otherwise are listed. Nothing changes.
+
+    Serving may go on meanwhile.
     """
-    if to is None:
-        raise SettingsError("replay: say --to SINK, the name of a table [sinks.NAME]")
-    if first is None:
-        raise SettingsError("--from: say the position to begin with, as the feed gives it")
     settings = load_settings(config, data=data, log__url=log_url)
-    sink_named(settings, to)
+    trying = policy is not None or property_protections is not None
+    if trying == (to is not None):
+        raise SettingsError(
+            "replay: say either --to SINK, the name of a table [sinks.NAME], "
+            "or --policy FILE (or --property-protections FILE)"
+        )
+    if trying and dry_run:
+        raise SettingsError("--dry-run: belongs to --to; with --policy nothing changes anyway")
+    if to is not None:
+        if first is None:
+            raise SettingsError("--from: say the position to begin with, as the feed gives it")
+        sink_named(settings, to)
     recorder = wiring.ready_recorder(settings)
     try:
         positions = positions_now(recorder)
         end = recorder.max_notification_id() or 0
-        start = max(_decoded(positions, first, "--from"), 1)
+        start = 1 if first is None else max(_decoded(positions, first, "--from"), 1)
         stop = end if last is None else min(end, _decoded(positions, last, "--until"))
-        failed = asyncio.run(_resend(settings, recorder, to, start, stop, dry_run))
+        if to is not None:
+            failed = asyncio.run(_resend(settings, recorder, to, start, stop, dry_run))
+        else:
+            then = tried_policy(settings, policy, property_protections)
+            count = what_if(settings, recorder, then, (start, stop), as_json=as_json)
+            failed = fail_if_any and count > 0
     finally:
         recorder.close_now()
     raise typer.Exit(1 if failed else 0)

@@ -16,7 +16,7 @@ from calotype.commands.policy import Policy
 from calotype.http.errors import STATUS
 from calotype.ops.policy_files import load_policy
 from calotype.ops.settings import Settings
-from calotype.projections.positions import Positions
+from calotype.projections.positions import Positions, positions_now
 from calotype.projections.what_if import Decision, Refusal, WhatIf, unrecorded_facts
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -135,25 +135,25 @@ class Findings:
 
 
 def what_if(
+    settings: Settings,
     recorder: GroupCommitRecorder,
-    positions: Positions,
-    policies: tuple[Policy, Policy],
+    then: Policy,
     span: tuple[int, int],
     *,
     as_json: bool,
 ) -> int:
     """Walks the events from one position to another, both included, and tells what it finds.
 
-    `policies` are those in force and those to be tried. Returns how many changes differ. Needs
-    flat memory, and takes nothing from a service that goes on meanwhile.
+    `then` is tried against the policy in force. Returns how many changes they decide otherwise.
+    Needs flat memory, and takes nothing from a service that goes on meanwhile.
     """
-    now, then = policies
+    now = load_policy(settings.policy, settings.property_protections)
     for fact, rules in unrecorded_facts(then).items():
         typer.echo(
             f"events do not record {fact}, so it is taken for missing in: {', '.join(rules)}",
             err=True,
         )
-    findings = Findings(positions)
+    findings = Findings(positions_now(recorder))
     first, last = span
     console = Console(stderr=True)
     columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

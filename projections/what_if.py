@@ -28,6 +28,8 @@ PAGE_EVENTS = 1000
 _REMEMBERED_ACTORS = 4096
 _SERVICE = {"user": "calotype", "project": None, "roles": ["admin"]}
 """Who events of the service itself are recorded as."""
+_SHELL = "cli:"
+"""What the names of those begin with who act from the service's shell, without a project."""
 _UNRECORDED = re.compile(r"\b(service_roles|user_domain_id|project_domain_id)\b")
 
 
@@ -87,13 +89,12 @@ class WhatIf:
         self._judged: OrderedDict[Any, tuple[Actor, Actor]] = OrderedDict()
         self._policies = (now, then)
         self._last_command: tuple[Any, str] | None = None
-        self.own_events = 0
-        """How many events were of the service itself, which asks nobody."""
 
     def decisions(self, first: int, last: int) -> Iterator[Decision | None]:
         """One for each event from position `first` to `last`, both included.
 
-        None for events of the service itself, and for what is of no image.
+        None where no operator's policy was asked: for events of the service itself and of its
+        shell, and for what is of no image.
         """
         position = first
         while position <= last:
@@ -112,9 +113,7 @@ class WhatIf:
         command = (notification.originator_id, event.command_id)
         first, self._last_command = command != self._last_command, command
         decision = None
-        if event.actor == _SERVICE:
-            self.own_events += 1
-        else:
+        if not _asks_nobody(event.actor):
             now, then = [
                 _refusal(actor, event, image, first=first) for actor in self._actors(event.actor)
             ]
@@ -147,6 +146,11 @@ class WhatIf:
             if len(self._judged) > _REMEMBERED_ACTORS:
                 self._judged.popitem(last=False)
         return self._judged[key]
+
+
+def _asks_nobody(actor: Mapping[str, Any]) -> bool:
+    from_shell = actor["project"] is None and str(actor["user"]).startswith(_SHELL)
+    return from_shell or actor == _SERVICE
 
 
 def _image_id(event: Any, image: Image | None) -> str:
