@@ -84,6 +84,10 @@ class Keystone:
         await self._token()
         return self._catalogue
 
+    def renew(self) -> None:
+        """Gets a new token, and with it a new catalogue, before the next question."""
+        self._own_token = ""
+
     async def listed(self, kind: str, **query: str) -> list[dict[str, Any]]:
         """What Keystone lists at `/kind` for this query. Raises KeystoneUnavailable."""
         status, body = await self._ask_as_us(f"/{kind}", query, {})

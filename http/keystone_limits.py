@@ -1,5 +1,6 @@
 """What projects may have, as Keystone's unified limits say it."""
 
+import time
 from typing import Any
 
 import structlog
@@ -17,6 +18,8 @@ RESOURCES = {
 }
 """What each registered resource limits, and the unit that Keystone gives its limit in."""
 UNLIMITED = -1
+LOOK_AGAIN_SECONDS = 10.0
+"""How often a catalogue that has not our endpoint is asked for again."""
 
 log = structlog.get_logger("calotype.keystone")
 
@@ -44,7 +47,7 @@ class KeystoneLimits:
         self._endpoint_id = endpoint_id
         self._service = service
         self._region = region
-        self._trouble = ""
+        self._missing_since = 0.0
         self._projects: Verdicts[ProjectLimits] = Verdicts(
             seconds=cache_seconds, refused_seconds=0.0, entries=CACHE_PROJECTS
         )
@@ -93,10 +96,12 @@ class KeystoneLimits:
                         return service["id"], region
                 elif service.get("type") == self._service and self._region in ("", region):
                     return service["id"], self._region
-        wanted = self._endpoint_id or f"{self._service} {self._region}".strip()
-        if self._trouble != wanted:
-            self._trouble = wanted
-            log.error("keystone has no such endpoint, so no limits are known", endpoint=wanted)
+        now = time.monotonic()
+        if now - self._missing_since >= LOOK_AGAIN_SECONDS:
+            self._missing_since = now
+            self._keystone.renew()  # A catalogue is as old as the token that it came with.
+            wanted = self._endpoint_id or f"{self._service} {self._region}".strip()
+            log.error("keystone's catalogue has no such endpoint: no limits", endpoint=wanted)
         raise KeystoneUnavailable
 
 
