@@ -1,17 +1,22 @@
 """`calotype projections`: what is made of the log, how far it is, and whether it is right."""
 
 import asyncio
-from typing import Annotated
+from dataclasses import asdict
+from typing import Any
 
+import orjson
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from calotype.ops import wiring
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
-from calotype.ops.settings import SettingsError, load_settings
-from calotype.projections.verifying import PRINTS, Difference, Print, differences, reached
+from calotype.ops.progress import Told
+from calotype.ops.rebuilding import JsonOption, NamesArgument, chosen_prints, rebuild, switch
+from calotype.ops.settings import load_settings
+from calotype.projections.prints import PRINTS, Print, reached
+from calotype.projections.rebuilding import spare_of
+from calotype.projections.verifying import Difference, differences
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 SHOWN = 20
@@ -19,10 +24,67 @@ SHOWN = 20
 
 app = typer.Typer(help="Look at the tables that are made of the log.", no_args_is_help=True)
 
-NameArgument = Annotated[
-    list[str] | None,
-    typer.Argument(help=f"Of {', '.join(known.name for known in PRINTS)}; none: all."),
-]
+app.command()(rebuild)
+app.command()(switch)
+
+
+@app.command("list")
+def list_projections(
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+    log_url: LogUrlOption = None,
+) -> None:
+    """List the projections: what they are for, their tables and sizes, and where they stand."""
+    recorder = _recorder(config, data, log_url)
+    try:
+        facts = [_facts(recorder, known) for known in PRINTS]
+    finally:
+        recorder.close_now()
+    if as_json:
+        for fact in facts:
+            typer.echo(orjson.dumps(fact))
+        return
+    table = Table("projection", "what for", "table", "rows", "MB", "position", show_lines=True)
+    for fact in facts:
+        parts = fact["tables"]
+        waiting = fact["built"]
+        position = str(fact["position"])
+        if waiting is not None:
+            position += f"\nbuilt, not in use: {waiting['position']}"
+        table.add_row(
+            fact["projection"],
+            fact["purpose"],
+            "\n".join(part["table"] for part in parts),
+            "\n".join(str(part["rows"]) for part in parts),
+            "\n".join(_megabytes(part["bytes"]) for part in parts),
+            position,
+        )
+    Console().print(table)
+
+
+def _facts(recorder: GroupCommitRecorder, known: Print) -> dict[str, Any]:
+    with recorder.snapshot(known.tables) as fetch:
+        built = spare_of(fetch, known)
+        return {
+            "projection": known.name,
+            "purpose": known.purpose,
+            "kept_by": known.follower or "every append",
+            "position": reached(fetch, known),
+            "built": None if built is None else asdict(built),
+            "tables": [
+                {
+                    "table": part.name,
+                    "rows": fetch(f"SELECT count(*) FROM {part.name}")[0][0],
+                    "bytes": recorder.table_bytes(part),
+                }
+                for part in known.tables
+            ],
+        }
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f}"
 
 
 @app.command()
@@ -57,7 +119,7 @@ def status(
 
 @app.command()
 def verify(
-    names: NameArgument = None,
+    names: NamesArgument = None,
     config: ConfigOption = None,
     data: DataOption = None,
     log_url: LogUrlOption = None,
@@ -67,7 +129,7 @@ def verify(
     While serving, too: every look is at one moment of the database. Exits with 1 when a row is
     not as it should be, naming the table and the key.
     """
-    chosen = _chosen(names)
+    chosen = chosen_prints(names)
     recorder = _recorder(config, data, log_url)
     try:
         found = {known.name: _verify(recorder, known) for known in chosen}
@@ -83,24 +145,9 @@ def verify(
 
 
 def _verify(recorder: GroupCommitRecorder, known: Print) -> list[Difference]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        events = recorder.max_notification_id() or 0
-        task = bar.add_task(known.name, total=events)
-        return list(differences(recorder, known, lambda count: bar.advance(task, count)))
-
-
-def _chosen(names: list[str] | None) -> list[Print]:
-    by_name = {known.name: known for known in PRINTS}
-    for name in names or ():
-        if name not in by_name:
-            raise SettingsError(f"NAME: there is no projection '{name}'; use {', '.join(by_name)}")
-    return [by_name[name] for name in names] if names else list(PRINTS)
+    with Told(known.name) as told:
+        told.phase("events", recorder.max_notification_id() or 0)
+        return list(differences(recorder, known, told.advance))
 
 
 def _recorder(config: ConfigOption, data: DataOption, log_url: LogUrlOption) -> GroupCommitRecorder:

@@ -9,6 +9,7 @@ for a position stays true: later changes neither add to the past nor take from i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 from eventsourcing.persistence import Notification
@@ -73,19 +74,24 @@ class EventAudience:
 
     def _told_of(self, notification: Notification) -> dict[str, str]:
         if notification.topic not in EVENT_TYPES:
-            return _told_of_others(notification)
+            return told_of_others(notification.topic, bytes(notification.state))
         before = audience_of(self._images.before(notification))
         event, image = self._images.after(notification)
-        told = {**dict.fromkeys(before, WITHDRAWN), **audience_of(image)}
-        if isinstance(event, _OF_ONE_MEMBER):
-            concerned = (image.owner, event.member)
-            told = {project: view for project, view in told.items() if project in concerned}
-        return told
+        return told_of(before, event, image)
 
 
-def _told_of_others(notification: Notification) -> dict[str, str]:
+def told_of(before: dict[str, str], event: Any, image: Image) -> dict[str, str]:
+    """Who is told of an event that made `image`, when its audience was `before`."""
+    told = {**dict.fromkeys(before, WITHDRAWN), **audience_of(image)}
+    if isinstance(event, _OF_ONE_MEMBER):
+        concerned = (image.owner, event.member)
+        told = {project: view for project, view in told.items() if project in concerned}
+    return told
+
+
+def told_of_others(topic: str, state: bytes) -> dict[str, str]:
     """A download is told to the owner of the image; what is of no image to operators only."""
-    if notification.topic != DataSent.TOPIC:
+    if topic != DataSent.TOPIC:
         return {}
-    owner = orjson.loads(bytes(notification.state))["owner"]
+    owner = orjson.loads(state)["owner"]
     return {} if owner is None else {owner: OWN}

@@ -16,7 +16,7 @@ import structlog
 from eventsourcing.persistence import IntegrityError, Notification, Tracking
 
 from calotype.projections.leading import RENEW_SECONDS, Leadership
-from calotype.stores.log.log import Append
+from calotype.stores.log.log import Append, Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change
 
@@ -152,6 +152,10 @@ class Follower:
             await future
             self._known = last
             self._more = len(page) == self._page_events
+            return True
+        except Fenced:
+            self._leadership.doubt()
+            self._start_over()  # Another process leads, or the tables were made anew.
             return True
         except IntegrityError:
             self._start_over()  # Another process has come further: go on from there.

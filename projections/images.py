@@ -4,7 +4,7 @@ A pure function, run with every append in the same transaction. The fold itself 
 aggregate's own (`Event.apply`), so that there is one meaning of an event and not two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -13,7 +13,7 @@ from calotype.commands.image import Image
 from calotype.commands.protections import Readable
 from calotype.projections.restorable import restorable_rows
 from calotype.projections.tables import BLOBS, IMAGES, MEMBERS, PROPERTIES, RESTORABLE, TAGS
-from calotype.stores.log.tables import Replace
+from calotype.stores.log.tables import Replace, Table
 
 INDEXED_CHARACTERS = 200
 
@@ -64,6 +64,20 @@ def rows_of(image: Image, events: Sequence[Image.Event]) -> list[Replace]:
     if any(_touches_restorable(event) for event in events):
         changes.append(Replace(RESTORABLE, image.id, restorable_rows(image)))
     return changes
+
+
+def all_rows_of(image: Image) -> Iterator[tuple[Table, tuple[Any, ...]]]:
+    """Every row of the image as it is, each with its table."""
+    for table, rows in (
+        (IMAGES, _image_rows(image)),
+        (TAGS, _tag_rows(image)),
+        (PROPERTIES, _property_rows(image)),
+        (MEMBERS, _member_rows(image)),
+        (BLOBS, _blob_rows(image)),
+        (RESTORABLE, restorable_rows(image)),
+    ):
+        for row in rows:
+            yield table, row
 
 
 def _touches_restorable(event: Image.Event) -> bool:

@@ -1,10 +1,16 @@
 """Leading: of several processes that could do a thing, the holder of a lease does it."""
 
 import asyncio
+import os
+import socket
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from uuid import uuid4
 
-from calotype.stores.log.log import Fence
+from calotype.stores.log.log import Fence, Fenced, LogUnavailable
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 LEASE_SECONDS = 6.0
@@ -47,9 +53,67 @@ class Leadership:
         assert self.epoch is not None
         return Fence(self._name, self.epoch)
 
+    def doubt(self) -> None:
+        """Asks for the lease anew next time: what was written with its fence has failed."""
+        self.epoch = None
+
     async def give_back(self) -> None:
         """Lets the next process lead at once."""
         if self.epoch is not None:
             self.epoch = None
             with suppress(Exception):  # A lease that is not given back runs out by itself.
                 await asyncio.shield(self._recorder.release_lease(self._name, self._holder))
+
+
+class Taken(Exception):
+    """Another process holds the lease, or has died with it a moment ago."""
+
+
+class Held:
+    """A lease that a tool holds while it works."""
+
+    def __init__(self, name: str, epoch: int) -> None:
+        self.epoch = epoch
+        self.fence = Fence(name, epoch)
+        self.lost = threading.Event()
+
+    def check(self) -> None:
+        """Raises Fenced when the lease has another holder."""
+        if self.lost.is_set():
+            raise Fenced(f"the lease {self.fence.lease} has another holder")
+
+
+@contextmanager
+def held(recorder: GroupCommitRecorder, name: str) -> Iterator[Held]:
+    """Holds the lease `name` while the block runs, for tools, renewed by a thread. Raises Taken."""
+    ended = threading.Event()
+    taken: Future[Held] = Future()
+    thread = threading.Thread(
+        target=lambda: asyncio.run(_hold(recorder, name, taken, ended)), name="lease", daemon=True
+    )
+    thread.start()
+    try:
+        yield taken.result()
+    finally:
+        ended.set()
+        thread.join()
+
+
+async def _hold(
+    recorder: GroupCommitRecorder, name: str, taken: Future[Held], ended: threading.Event
+) -> None:
+    holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+    leadership = Leadership(recorder, name, holder)
+    try:
+        if not await leadership.held() or leadership.epoch is None:
+            raise Taken(f"{name} is held by another process; if that has died, try again soon")
+        mine = Held(name, leadership.epoch)
+    except Exception as error:
+        taken.set_exception(error)
+        return
+    taken.set_result(mine)
+    while not await asyncio.to_thread(ended.wait, RENEW_SECONDS / 2):
+        with suppress(LogUnavailable):  # It may come back before the lease has run out.
+            if not await leadership.held() or leadership.epoch != mine.epoch:
+                mine.lost.set()
+    await leadership.give_back()

@@ -7,7 +7,7 @@ now cannot mean different things.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -110,7 +110,7 @@ _SPANS = {
     )
 }
 _LAST_MOMENT = (
-    f"SELECT clock, newest_created_at FROM {MOMENTS.name} "
+    "SELECT clock, newest_created_at FROM {table} "
     "WHERE position < :before ORDER BY position DESC LIMIT 1"
 )
 
@@ -207,6 +207,22 @@ class ImageLife:
                 spans.append(span)
                 number += 1
 
+    def open_rows(self) -> Iterator[tuple[Table, tuple[Any, ...]]]:
+        """The rows of the spans that still hold, each with its table of spans."""
+        for table, held in self._open.items():
+            for span in held.values():
+                yield table, span.columns()
+
+
+def finished(noted: Noted) -> Iterator[tuple[Table, tuple[Any, ...]]]:
+    """The rows of the noted spans that have ended, which may be noted again from now on."""
+    for table, spans in noted.items():
+        for span in spans:
+            span.noted = False
+            if span.end != FOREVER:
+                yield table, span.columns()
+        spans.clear()
+
 
 def written(noted: Noted) -> list[Change]:
     """The rows of the noted spans, which may be noted again from now on."""
@@ -226,6 +242,18 @@ def moment_after(before: tuple[str, str], topic: str, timestamp: datetime) -> tu
     return max(before[0], clock_text(timestamp)), max(before[1], born)
 
 
+def moment_rows(
+    events: Iterable[tuple[int, str, bytes]], before: tuple[str, str] = ("", "")
+) -> Iterator[tuple[int, str, str]]:
+    """The rows of MOMENTS for events `(position, topic, state)` in the order of the log.
+
+    `before` are the columns `clock` and `newest_created_at` of the event before them.
+    """
+    for position, topic, state in events:
+        before = moment_after(before, topic, timestamp_in(state))
+        yield (position, *before)
+
+
 def timestamp_in(state: bytes) -> datetime:
     """The time of a stored event of any type."""
     return datetime.fromisoformat(orjson.loads(bytes(state))["timestamp"])
@@ -234,9 +262,17 @@ def timestamp_in(state: bytes) -> datetime:
 class ImageSpans:
     """Folds pages of the log into spans, for a `Follower`. Works in any thread, one at a time."""
 
-    def __init__(self, recorder: GroupCommitRecorder, cached_images: int = CACHED_IMAGES) -> None:
+    def __init__(
+        self,
+        recorder: GroupCommitRecorder,
+        cached_images: int = CACHED_IMAGES,
+        *,
+        moments: Table = MOMENTS,
+    ) -> None:
+        """`moments` is where the last moment before a page is looked up."""
         self._recorder = recorder
         self._cached_images = cached_images
+        self._moments = moments
         self._mapper = event_mapper()
         self._lives: OrderedDict[UUID, ImageLife] = OrderedDict()
         self._moment: tuple[str, str] | None = None
@@ -267,7 +303,8 @@ class ImageSpans:
         return (notification.id, *self._moment)
 
     def _moment_before(self, position: int) -> tuple[str, str]:
-        rows = self._recorder.fetch_now(_LAST_MOMENT, {"before": position})
+        sql = _LAST_MOMENT.format(table=self._moments.name)
+        rows = self._recorder.fetch_now(sql, {"before": position})
         return (rows[0][0], rows[0][1]) if rows else ("", "")
 
     def _life(self, notification: Notification) -> ImageLife:

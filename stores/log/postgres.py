@@ -26,11 +26,13 @@ from calotype.stores.log.log import Append, Outcome
 from calotype.stores.log.postgres_batches import APPEND_LOCK, CHANNEL, BatchWriter, send_rows
 from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
 from calotype.stores.log.postgres_reading import AsyncReads
+from calotype.stores.log.postgres_table_sets import PostgresTableSet
 from calotype.stores.log.postgres_transactions import NamedTransactions, fetch_on
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
 from calotype.stores.log.statements import migrations, numbered
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
-from calotype.stores.log.tables import POSTGRESQL_TYPES, Put, Table, table_ddl
+from calotype.stores.log.table_sets import TableSet
+from calotype.stores.log.tables import POSTGRESQL_TYPES, Put, Table, index_ddl, lacking, table_ddl
 
 _HOLD = (
     "INSERT INTO leases AS l (name, holder, epoch, expires_at) "
@@ -39,6 +41,11 @@ _HOLD = (
     "expires_at = excluded.expires_at, "
     "epoch = l.epoch + (l.holder <> excluded.holder)::int "
     "WHERE l.holder = excluded.holder OR l.expires_at < clock_timestamp() RETURNING epoch"
+)
+
+_INDEXES = (
+    "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+    "WHERE i.indrelid = to_regclass($1)"
 )
 
 
@@ -106,9 +113,14 @@ class PostgresRecorder(GroupCommitRecorder):
         return self._fetch_tool(text, [values[name] for name in names])
 
     @contextmanager
-    def snapshot(self) -> Iterator[Fetch]:
+    def snapshot(self, tables: Sequence[Table] = ()) -> Iterator[Fetch]:
         with self.connect() as connection, connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            if tables:
+                # Before the first look, which takes the snapshot: a table that was renamed after
+                # it would be found by its new name, without what it did not hold then.
+                names = ", ".join(table.name for table in tables)
+                connection.execute(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
             yield fetch_on(connection)
 
     def _fetch_tool(self, text: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -193,6 +205,9 @@ class PostgresRecorder(GroupCommitRecorder):
         )
         return rows[0][0] if rows else None
 
+    def forget_tracking(self, prefix: str) -> None:
+        self._fetch_tool("DELETE FROM tracking WHERE starts_with(application_name, $1)", [prefix])
+
     def subscribe(
         self, gt: int | None = None, topics: Sequence[str] = ()
     ) -> Subscription[ApplicationRecorder]:
@@ -266,16 +281,22 @@ class PostgresRecorder(GroupCommitRecorder):
         with self.connect() as connection, connection.transaction():
             _lock_schema(connection)
             for table in tables:
-                for statement in table_ddl(table, POSTGRESQL_TYPES):
-                    connection.execute(statement)
+                _create(connection, table)
+
+    def table_bytes(self, table: Table) -> int | None:
+        rows = self._fetch_tool("SELECT pg_total_relation_size(to_regclass($1))", [table.name])
+        size: int | None = rows[0][0]
+        return size
+
+    def table_set(self, tables: Sequence[Table], generation: int) -> TableSet:
+        return PostgresTableSet(self.connect(), tables, generation)
 
     def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:
         with self.connect() as connection, connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             _lock_schema(connection)
             connection.execute(APPEND_LOCK)
-            for statement in table_ddl(table, POSTGRESQL_TYPES):
-                connection.execute(statement)
+            _create(connection, table)
             last = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone()
             assert last is not None
             held = rows(last[0] or 0)
@@ -329,6 +350,14 @@ class _CommitWatch:
         if self._connection is not None:
             with suppress(psycopg.Error):
                 self._connection.close()
+
+
+def _create(connection: psycopg.Connection[Any], table: Table) -> None:
+    """Makes the table and those of its indexes that are not there."""
+    connection.execute(table_ddl(table, POSTGRESQL_TYPES))
+    there = connection.execute(_INDEXES, [table.name]).fetchall()
+    for index in lacking(table, [row[0] for row in there]):
+        connection.execute(index_ddl(table, index))
 
 
 def _lock_schema(connection: psycopg.Connection[Any]) -> None:

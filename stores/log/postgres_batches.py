@@ -29,6 +29,7 @@ from calotype.stores.log.tables import (
 )
 
 CHANNEL = "calotype_log"
+NOTIFY = f"NOTIFY {CHANNEL}"
 RECONNECT_SECONDS = (0.0, 0.1, 0.3, 1.0, 2.0)
 """Pauses before each attempt to reach a database that went away."""
 
@@ -54,7 +55,7 @@ _TRACK = (
     "WHERE t.notification_id < excluded.notification_id"
 )
 # Shared, so that whoever takes the lease over waits until this transaction is over.
-_STANDS = "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE"
+STANDS = "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE"
 _TRACKED = "SELECT application_name, notification_id FROM tracking WHERE application_name = ANY($1)"
 
 
@@ -147,7 +148,7 @@ class BatchWriter:
                 fences = _send_fences(connection, ready)
                 tracked = _send_tracking(connection, ready)
                 send_rows(connection, [append.changes for append in ready])
-                connection.execute(f"NOTIFY {CHANNEL}")
+                connection.execute(NOTIFY)
                 if not tracked and not fences:
                     connection.execute("COMMIT")
             if tracked or fences:
@@ -238,7 +239,7 @@ def _send_fences(
     connection: psycopg.Connection[Any], ready: Sequence[Append]
 ) -> list[psycopg.Cursor[Any]]:
     return [
-        connection.execute(_STANDS, [append.fence.lease, append.fence.epoch])
+        connection.execute(STANDS, [append.fence.lease, append.fence.epoch])
         for append in ready
         if append.fence is not None
     ]

@@ -25,6 +25,7 @@ from eventsourcing.persistence import (
 
 from calotype.stores.log.log import Append, AppendQueue, Outcome, deliver
 from calotype.stores.log.subscription import CommitWatch
+from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Table
 
 BATCH_LIMIT = 256
@@ -136,10 +137,11 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         """The same, synchronously, for tools."""
 
     @abstractmethod
-    def snapshot(self) -> AbstractContextManager[Fetch]:
+    def snapshot(self, tables: Sequence[Table] = ()) -> AbstractContextManager[Fetch]:
         """What is in the database at one moment: a `fetch_now` whose answers all fit together.
 
-        On a connection of its own; it blocks nobody who writes.
+        On a connection of its own; it blocks nobody who writes. `tables` names the query tables
+        that will be read, which are not put in another's place meanwhile.
         """
 
     @abstractmethod
@@ -172,6 +174,10 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     @abstractmethod
     async def _transact(self, name: str, work: Callable[[Fetch], Result]) -> Result:
         """The same, where other callers in this process are waited for already."""
+
+    @abstractmethod
+    def forget_tracking(self, prefix: str) -> None:
+        """Forgets how far the subscribers came whose names start with `prefix`."""
 
     # ---- leases ----
 
@@ -215,6 +221,13 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         `head` is the last position of the log (0: empty). Nobody can append until this returns,
         so `rows` must be quick.
         """
+
+    def table_bytes(self, table: Table) -> int | None:
+        """What the table and its indexes take on disk; None where the database cannot tell."""
+
+    @abstractmethod
+    def table_set(self, tables: Sequence[Table], generation: int) -> TableSet:
+        """A second set of these tables, to be filled and put in their place; close it."""
 
     # ---- the end ----
 

@@ -26,9 +26,17 @@ from calotype.stores.log.log import Append, LogUnavailable, Outcome
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result, conflict
 from calotype.stores.log.sqlite_changes import check_fence, write_change
 from calotype.stores.log.sqlite_connections import ThreadConnections, fetch_on
-from calotype.stores.log.statements import migrations
+from calotype.stores.log.sqlite_table_sets import CACHE_KILOBYTES, SQLiteTableSet
+from calotype.stores.log.sqlite_tables import (
+    BYTES,
+    create_migrations_table,
+    create_table,
+    is_applied,
+    pending,
+)
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
-from calotype.stores.log.tables import SQLITE_TYPES, Put, Table, table_ddl
+from calotype.stores.log.table_sets import TableSet
+from calotype.stores.log.tables import Put, Table
 
 _INSERT_EVENT = (
     "INSERT INTO stored_events"
@@ -207,6 +215,12 @@ class SQLiteRecorder(GroupCommitRecorder):
         )
         return rows[0][0] if rows else None
 
+    def forget_tracking(self, prefix: str) -> None:
+        self._write_now(
+            "DELETE FROM tracking WHERE substr(application_name, 1, length(:prefix)) = :prefix",
+            {"prefix": prefix},
+        )
+
     async def fetch(
         self, sql: str, parameters: Mapping[str, Any] | None = None, *, heavy: bool = False
     ) -> list[tuple[Any, ...]]:
@@ -220,7 +234,7 @@ class SQLiteRecorder(GroupCommitRecorder):
     ) -> list[tuple[Any, ...]]:
         return self._connections.select(sql, parameters or {})
 
-    def snapshot(self) -> AbstractContextManager[Fetch]:
+    def snapshot(self, tables: Sequence[Table] = ()) -> AbstractContextManager[Fetch]:
         return self._connections.snapshot()
 
     async def ping(self) -> None:
@@ -256,17 +270,17 @@ class SQLiteRecorder(GroupCommitRecorder):
     def _hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
         now = time.time()
         values = {"name": name, "holder": holder, "now": now, "until": now + seconds}
-        rows = self._change_leases(_HOLD, values)
+        rows = self._write_now(_HOLD, values)
         return rows[0][0] if rows else None
 
     async def release_lease(self, name: str, holder: str) -> None:
         await asyncio.to_thread(
-            self._change_leases,
+            self._write_now,
             "UPDATE leases SET expires_at = 0 WHERE name = :name AND holder = :holder",
             {"name": name, "holder": holder},
         )
 
-    def _change_leases(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def _write_now(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         try:
             with self._connections.transaction() as connection:
                 return connection.execute(sql, values).fetchall()
@@ -285,10 +299,10 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def migrate(self) -> list[str]:
         applied = []
-        for name, sql in self._pending():
+        for name, sql in pending(self.fetch_now):
             with self._connections.transaction() as connection:
-                _create_migrations_table(connection)
-                if _applied(connection, name):
+                create_migrations_table(connection)
+                if is_applied(connection, name):
                     continue
                 for statement in sql.split(";\n"):
                     connection.execute(statement)
@@ -297,18 +311,7 @@ class SQLiteRecorder(GroupCommitRecorder):
         return applied
 
     def pending_migrations(self) -> list[str]:
-        return [name for name, _ in self._pending()]
-
-    def _pending(self) -> list[tuple[str, str]]:
-        known = self._connections.select(
-            "SELECT name FROM sqlite_master WHERE name = 'migrations'", {}
-        )
-        done = (
-            {row[0] for row in self._connections.select("SELECT name FROM migrations", {})}
-            if known
-            else {}
-        )
-        return [(name, sql) for name, sql in migrations("sqlite") if name not in done]
+        return [name for name, _ in pending(self.fetch_now)]
 
     def missing_tables(self, tables: Sequence[Table]) -> list[str]:
         rows = self.fetch_now("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -318,13 +321,23 @@ class SQLiteRecorder(GroupCommitRecorder):
     def create_tables(self, tables: Sequence[Table]) -> None:
         with self._connections.transaction() as connection:
             for table in tables:
-                for statement in table_ddl(table, SQLITE_TYPES):
-                    connection.execute(statement)
+                create_table(connection, table)
+
+    def table_bytes(self, table: Table) -> int | None:
+        try:
+            rows = self.fetch_now(BYTES, {"name": table.name})
+        except LogUnavailable:
+            return None  # This SQLite was built without `dbstat`.
+        size: int | None = rows[0][0]
+        return size
+
+    def table_set(self, tables: Sequence[Table], generation: int) -> TableSet:
+        own = ThreadConnections(self._path, cache_kilobytes=CACHE_KILOBYTES, durable=False)
+        return SQLiteTableSet(own, tables, generation)
 
     def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:
         with self._connections.transaction() as connection:
-            for statement in table_ddl(table, SQLITE_TYPES):
-                connection.execute(statement)
+            create_table(connection, table)
             held = rows(_last_position(connection))
             connection.execute(f"DELETE FROM {table.name}")
             write_change(connection, Put(table, held))
@@ -378,12 +391,3 @@ def _originator(text: str) -> UUID | str:
         return UUID(text)
     except ValueError:
         return text
-
-
-def _create_migrations_table(connection: sqlite3.Connection) -> None:
-    connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY)")
-
-
-def _applied(connection: sqlite3.Connection, name: str) -> bool:
-    row = connection.execute("SELECT 1 FROM migrations WHERE name = ?", (name,)).fetchone()
-    return row is not None

@@ -25,7 +25,7 @@ class ThreadConnection:
     Closing it under a running statement would crash the process, not raise.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cache_kilobytes: int = 4096, durable: bool = True) -> None:
         self.using = threading.RLock()
         self.connection = sqlite3.connect(
             path,
@@ -35,8 +35,8 @@ class ThreadConnection:
             cached_statements=512,
         )
         self.connection.execute("PRAGMA journal_mode=WAL")
-        self.connection.execute("PRAGMA synchronous=FULL")
-        self.connection.execute("PRAGMA cache_size=-4096")
+        self.connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        self.connection.execute(f"PRAGMA cache_size=-{cache_kilobytes}")
 
     def __del__(self) -> None:
         # The connection is part of a cycle with its cache of statements: it would wait for the
@@ -62,8 +62,10 @@ def fetch_on(connection: sqlite3.Connection) -> Fetch:
 class ThreadConnections:
     """Gives each thread its connection, and closes those that are left at the end."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, cache_kilobytes: int = 4096, durable: bool = True) -> None:
+        """What is committed survives a power loss, unless it need not be `durable`."""
+        self.path = path
+        self._options = (cache_kilobytes, durable)
         self._local = threading.local()
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self._open_lock = threading.Lock()
@@ -74,13 +76,13 @@ class ThreadConnections:
         mine: ThreadConnection | None = getattr(self._local, "mine", None)
         if mine is None:
             try:
-                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
-                mine = ThreadConnection(self._path)
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                mine = ThreadConnection(self.path, *self._options)
             except (sqlite3.Error, OSError) as error:
-                raise LogUnavailable(f"cannot open {self._path}: {error}") from None
+                raise LogUnavailable(f"cannot open {self.path}: {error}") from None
             with self._open_lock:
                 if self._closed:
-                    raise LogUnavailable(f"the event log {self._path} is closed")
+                    raise LogUnavailable(f"the event log {self.path} is closed")
                 self._open.add(mine)
             self._local.mine = mine
         return mine
@@ -92,7 +94,7 @@ class ThreadConnections:
             with mine.using:
                 return mine.connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot read {self._path}: {error}") from None
+            raise LogUnavailable(f"cannot read {self.path}: {error}") from None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -103,7 +105,7 @@ class ThreadConnections:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
-                raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
+                raise LogUnavailable(f"cannot write to {self.path}: {error}") from None
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -116,14 +118,14 @@ class ThreadConnections:
     def snapshot(self) -> Iterator[Fetch]:
         """Reads on a connection of their own, all of the file as it was at the first of them."""
         try:
-            own = ThreadConnection(self._path)
+            own = ThreadConnection(self.path)
             try:
                 own.connection.execute("BEGIN")
                 yield fetch_on(own.connection)
             finally:
                 own.close()
         except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot read {self._path}: {error}") from None
+            raise LogUnavailable(f"cannot read {self.path}: {error}") from None
 
     def close(self) -> None:
         """Closes all connections, those of other threads too once they are done."""

@@ -4,8 +4,9 @@ The log writes these rows in the transaction that appends the events, and knows 
 them. They are prints: `create_tables` makes them, and they can be made again from the log.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from operator import add, itemgetter
 from typing import Any, Literal
 from uuid import UUID
@@ -99,23 +100,52 @@ class Count:
 Change = Replace | Put | Count
 
 
-def table_ddl(table: Table, types: dict[str, str]) -> list[str]:
-    """The statements that create the table and its indexes if they do not exist."""
+def table_ddl(table: Table, types: dict[str, str]) -> str:
+    """The statement that creates the table, without its indexes, if it does not exist."""
     columns = [
         f"{column.name} {types[column.kind]}{'' if column.nullable else ' NOT NULL'}"
         for column in table.columns
     ]
-    statements = [
+    return (
         f"CREATE TABLE IF NOT EXISTS {table.name} "
         f"({', '.join(columns)}, PRIMARY KEY ({', '.join(table.key)}))"
-    ]
-    for index in table.indexes:
-        where = f" WHERE {index.where}" if index.where else ""
-        statements.append(
-            f"CREATE INDEX IF NOT EXISTS {index.name} ON {table.name} "
-            f"({', '.join(index.columns)}){where}"
-        )
-    return statements
+    )
+
+
+def index_ddl(table: Table, index: Index) -> str:
+    """The statement that creates one index of the table."""
+    where = f" WHERE {index.where}" if index.where else ""
+    return f"CREATE INDEX {index.name} ON {table.name} ({', '.join(index.columns)}){where}"
+
+
+def of_generation(table: Table, generation: int) -> Table:
+    """The same table under another name, to be filled beside it and to take its place.
+
+    Indexes keep their names when a table is renamed, so that they tell the generation for ever.
+    """
+    return replace(
+        table,
+        name=f"{table.name}_g{generation}",
+        indexes=tuple(
+            replace(index, name=f"{index.name}_g{generation}") for index in table.indexes
+        ),
+    )
+
+
+def former(table: Table) -> Table:
+    """The name under which a table waits to be dropped when another has taken its place."""
+    return replace(table, name=f"{table.name}_former", indexes=())
+
+
+def is_spare(name: str, tables: Sequence[Table]) -> bool:
+    """Whether this names one of the tables in another generation, or a former one."""
+    return any(re.fullmatch(f"{table.name}_(g[0-9]+|former)", name) for table in tables)
+
+
+def lacking(table: Table, there: Iterable[str]) -> list[Index]:
+    """The indexes that the table lacks, of any generation, when it has those of these names."""
+    known = {re.sub("_g[0-9]+$", "", name) for name in there}
+    return [index for index in table.indexes if index.name not in known]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from calotype.commands.quotas import ProjectLimits, Quotas
 from calotype.commands.usage import USAGE, counts
 from calotype.ops.wiring import is_up_to_date, migrate
 from calotype.projections.images import rows_of
+from calotype.projections.prints import PRINTS
 from calotype.projections.usage import counters_and_totals, recount, totals_at
-from calotype.projections.verifying import PRINTS, differences
+from calotype.projections.verifying import differences
 from calotype.stores.log.log import EventLog, TooManyConflicts, event_mapper
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

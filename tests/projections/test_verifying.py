@@ -16,8 +16,9 @@ from calotype.ops.wiring import migrate
 from calotype.projections.audience import EventAudience
 from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
+from calotype.projections.prints import PRINTS
 from calotype.projections.spans import ImageSpans
-from calotype.projections.verifying import PRINTS, differences
+from calotype.projections.verifying import differences
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

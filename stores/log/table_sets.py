@@ -1,0 +1,79 @@
+"""Second sets of query tables: filled beside those in use, then put in their place while serving.
+
+A spare table has the name of the table that it is to replace, and a generation. Nobody reads it,
+so that it can be filled without the care that tables in use need. The switch is one transaction
+under the log's lock: whoever appends or reads next finds the new tables under the old names.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calotype.stores.log.log import Fence
+from calotype.stores.log.tables import Change, Table, of_generation
+
+Rows = Mapping[Table, Sequence[tuple[Any, ...]]]
+
+
+class SwitchRefused(Exception):
+    """Readers held the tables all the time; nothing has changed, and it can be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """What changes together with the names of the tables."""
+
+    fence: Fence
+    """The lease of whoever switches."""
+    finish: Callable[[], tuple[Sequence[Change], int]]
+    """The last changes of the spare tables, and the position at which they stand with them.
+
+    Called while nobody can append; may be called again when a try has failed.
+    """
+    built: str
+    """The name under which the spare tables are tracked; it vanishes."""
+    follower: str | None = None
+    """Who keeps these tables: it goes on from that position."""
+    lease: str | None = None
+    """The follower's lease. Its epoch grows, so that what its holder has begun is not written."""
+
+
+class TableSet(ABC):
+    """The tables of one projection, and their spare ones of one generation."""
+
+    def __init__(self, tables: Sequence[Table], generation: int) -> None:
+        self.tables = tuple(tables)
+        self.generation = generation
+        self.spare = {table: of_generation(table, generation) for table in tables}
+
+    @abstractmethod
+    def make(self) -> None:
+        """Creates the spare tables, empty and without indexes."""
+
+    @abstractmethod
+    def add(self, rows: Rows) -> None:
+        """Adds new rows, given by the table that they are of, to the spare tables."""
+
+    @abstractmethod
+    def index(self) -> Iterator[str]:
+        """Makes the indexes of the spare tables; names each that is made, when it is made."""
+
+    @abstractmethod
+    def switch(self, switch: Switch) -> int:
+        """Puts the spare tables in the place of those in use; the position at which they stand.
+
+        Raises Fenced when the lease is gone, and SwitchRefused; nothing has changed then.
+        """
+
+    @abstractmethod
+    def remove_others(self) -> Iterator[str]:
+        """Drops former tables and those of other generations, little by little; names them."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Drops the spare tables of this generation."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the connection that it works on."""
