@@ -194,11 +194,14 @@ async def identify(request: web.Request) -> None:
 async def identify_again(request: web.Request) -> Actor:
     """Who asks, found out anew and judged by the rules of now: for calls that last.
 
-    Raises what `identify` raises, because what the caller identified with may have ended.
+    From then on `actor_of` gives this actor. Raises what `identify` raises, because what the caller
+    identified with may have ended.
     """
-    api = request.app[API]
-    found = api.identify if isinstance(api.identify, Actor) else api.identify(request)
-    return (found if isinstance(found, Actor) else await found).under(api.policy)
+    tell = request.app[API].identify
+    if not isinstance(tell, Actor):
+        found = tell(request)
+        request[_ACTOR] = found if isinstance(found, Actor) else await found
+    return actor_of(request)
 
 
 def has_ended(actor: Actor) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import structlog
 
+from calotype.commands.policy import Actor
+from calotype.http import event_stream
 from calotype.ops import watching as files
 from calotype.ops.policy_files import load_policy, watch_policy
 from calotype.ops.settings import Policy as PolicySettings
@@ -317,7 +319,10 @@ async def test_files_are_read_again_together_or_not_at_all(
         await watching
 
 
-async def test_a_stream_that_is_open_follows_changed_protections(protected: Any) -> None:
+async def test_a_stream_that_is_open_follows_changed_protections_and_roles(
+    protected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "JUDGED_AGAIN_SECONDS", 0.02)
     biller, owner = protected.caller("p1", "member,billing"), protected.caller("p1")
     response = await protected.client.get(
         "/log/v1/events", headers={**owner.headers, "Accept": "text/event-stream"}
@@ -332,9 +337,23 @@ async def test_a_stream_that_is_open_follows_changed_protections(protected: Any)
 
     await biller.create(name="closed", **{CODE: VALUE})
     assert VALUE.encode() not in await until(b'"closed"')
+    in_force = protected.api.policy
     protected.api.use_policy(load_policy(PolicySettings()))
     await biller.create(name="opened", **{CODE: VALUE})
     assert VALUE.encode() in await until(b'"opened"')
+    protected.api.use_policy(in_force)
+    await biller.create(name="again", **{CODE: VALUE})
+    assert VALUE.encode() not in await until(b'"again"')
+    judged = asyncio.Event()
+
+    def as_biller(request: Any) -> Actor:
+        judged.set()
+        return Actor("someone", "p1", frozenset({"member", "reader", "billing"}))
+
+    protected.api.identify = as_biller
+    await asyncio.wait_for(judged.wait(), 20)
+    await biller.create(name="promoted", **{CODE: VALUE})
+    assert VALUE.encode() in await until(b'"promoted"')
     response.close()
 
 
