@@ -174,7 +174,8 @@ def asyncapi() -> dict[str, Any]:
             "title": "Calotype event feed",
             "version": "1",
             "description": "Every change of every image, once and in order, from any position. "
-            "Read it in batches, by long poll or as Server-Sent Events.",
+            "Read it in batches, by long poll or as Server-Sent Events, or let the service keep "
+            "the place of a named consumer, whose members share the work.",
         },
         "defaultContentType": "application/cloudevents+json",
         "channels": {
@@ -182,7 +183,15 @@ def asyncapi() -> dict[str, Any]:
                 "address": "/log/v1/events",
                 "description": "Parameters: after, types, image, limit, wait, snapshot.",
                 "messages": {topic: {"$ref": f"#/components/messages/{topic}"} for topic in topics},
-            }
+            },
+            "consumer": {
+                "address": "/log/v1/consumers/{name}/fetch",
+                "description": "POST with member, limit, ack_seconds, wait. Each event comes with "
+                "a token that is answered at /log/v1/consumers/{name}/ack; without an answer it "
+                "comes again.",
+                "parameters": {"name": {"description": "The consumer's name."}},
+                "messages": {topic: {"$ref": f"#/components/messages/{topic}"} for topic in topics},
+            },
         },
         "operations": {
             "follow": {
@@ -190,7 +199,13 @@ def asyncapi() -> dict[str, Any]:
                 "channel": {"$ref": "#/channels/events"},
                 "summary": "What happened after a position.",
                 "messages": [{"$ref": f"#/channels/events/messages/{topic}"} for topic in topics],
-            }
+            },
+            "share": {
+                "action": "send",
+                "channel": {"$ref": "#/channels/consumer"},
+                "summary": "Events for one member of a named consumer to work on.",
+                "messages": [{"$ref": f"#/channels/consumer/messages/{topic}"} for topic in topics],
+            },
         },
         "components": {"messages": {topic: _message(topic) for topic in topics}},
     }

@@ -144,13 +144,15 @@ class Found:
     events: Sequence[tuple[int, str, int]]
     """Position, image, and size in bytes."""
     end: int
+    all_there_was: bool = True
+    """Whether the feed had no more at that time."""
 
     def continues(self, consumer: Consumer) -> bool:
         """Whether nothing after where the consumer is was missed by looking on after `end`."""
         return (
             not self.events
             and self.revision == consumer.revision
-            and self.start <= consumer.taken_to < self.end
+            and self.start <= consumer.taken_to <= self.end
         )
 
 

@@ -301,15 +301,17 @@ class Consumers:
         start = after = consumer.taken_to
         if before is not None and before.continues(consumer):
             start, after = before.start, before.end
+            if before.all_there_was and not self.feed.waking.knows_more(consumer.project, after):
+                return before, Page([], after, full=False)
         if look.ready >= limit or not look.room:
-            page = Page([], after, full=False)
-        else:
-            wishes = consumer.wishes
-            wanted = min(max(limit, READ_EVENTS), look.room)
-            question = Question(consumer.project, after, wanted, wishes.types, wishes.image)
-            page = await self.feed.page(question)
+            nothing = Found(consumer.revision, start, (), after, all_there_was=False)
+            return nothing, Page([], after, full=False)
+        wishes = consumer.wishes
+        wanted = min(max(limit, READ_EVENTS), look.room)
+        question = Question(consumer.project, after, wanted, wishes.types, wishes.image)
+        page = await self.feed.page(question)
         events = [(position, _image_of(event), len(event)) for position, event in page.events]
-        return Found(consumer.revision, start, events, page.next), page
+        return Found(consumer.revision, start, events, page.next, not page.full), page
 
     async def _claim(
         self, consumer: Consumer, found: Found, member: str, limit: int, ack_seconds: float

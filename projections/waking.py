@@ -56,7 +56,7 @@ class Waking:
         `project` None waits for any growth of the log. May return early; ask again then.
         """
         self._start()
-        if self.ended or after < self._ends[0 if project is None else 1]:
+        if self.ended or self.knows_more(project, after):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(project, set())
@@ -68,6 +68,11 @@ class Waking:
             waiting.discard(future)
             if not waiting and self._waiting.get(project) is waiting:
                 del self._waiting[project]
+
+    def knows_more(self, project: str | None, after: int) -> bool:
+        """Whether there is something after the position that a feed may show, as far as is known
+        to who has waited before."""
+        return after < self._ends[0 if project is None else 1]
 
     async def grown(self, position: int) -> None:
         """Returns when the log may have grown beyond the position; for followers."""

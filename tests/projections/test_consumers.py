@@ -361,6 +361,23 @@ async def test_who_waits_is_woken_by_what_happens(process: Process, other: Proce
     assert image
 
 
+async def test_who_waits_does_not_read_the_feed_again_and_again(
+    process: Process, other: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "LOOK_SECONDS", 0.02)
+    await process.image()
+    await process.make(start=1)
+    reads: list[Any] = []
+    page = process.feed.page
+    monkeypatch.setattr(process.feed, "page", lambda q: reads.append(q) or page(q))
+    assert await process.fetch(wait_seconds=0.8) == []
+    assert len(reads) <= 3
+    waiting = asyncio.create_task(process.positions(wait_seconds=30))
+    await asyncio.sleep(0.2)
+    await other.image()
+    assert await asyncio.wait_for(waiting, 5) == [2]
+
+
 async def test_nothing_is_claimed_for_who_has_gone(process: Process) -> None:
     await process.make()
     left = False
