@@ -150,10 +150,19 @@ class Keystone:
                         return answer.status, answer.headers, body
                     trouble = f"it answers {answer.status}"
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                trouble = str(error) or f"no answer within {self._timeout.total} s"
+                trouble = self._told(error)
             except ValueError:
                 trouble = "it answers with something that is not JSON"
         raise self._unavailable(trouble)
+
+    def _told(self, error: Exception) -> str:
+        """What went wrong, for the operator."""
+        text = str(error) or f"no answer within {self._timeout.total} s"
+        connected = not isinstance(error, (aiohttp.ClientConnectorError, TimeoutError))
+        if self._tls is not None and connected:
+            # TLS 1.3 refuses a client after the handshake: all that is seen of it is an end.
+            text += "; it may want another certificate of ours (keystone.certfile)"
+        return text
 
     def _facts(self, body: Any) -> dict[str, Any]:
         facts = body.get("token") if isinstance(body, dict) else None
