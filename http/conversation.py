@@ -22,6 +22,7 @@ from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
 from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
+from calotype.projections.webhooks.calls import Webhooks
 from calotype.stores.log.log import LogFull, LogUnavailable, TooManyConflicts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,6 +53,7 @@ class Api:
     moments: Moments
     feed: Feed
     consumers: Consumers
+    webhooks: Webhooks
     identify: Identify
     """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
     policy: Policy = DEFAULT_POLICY

@@ -13,6 +13,7 @@ from calotype.http import (
     images,
     members,
     restorable,
+    webhooks,
 )
 from calotype.http.basic import BasicIdentity
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
@@ -21,6 +22,7 @@ from calotype.http.keystone_limits import KeystoneLimits
 
 IMAGE = "/v2/images/{image_id}"
 CONSUMER = "/log/v1/consumers/{name}"
+WEBHOOK = webhooks.PATH + "/{name}"
 
 ROUTES = (
     ("GET", "/v2/images", images.index),
@@ -61,6 +63,14 @@ ROUTES = (
     ("POST", "/log/v1/images/{image_id}/restore", restorable.restore),
     ("POST", "/log/v1/images/{image_id}/purge", restorable.purge),
     ("GET", "/log/v1/restorable", restorable.index),
+    ("GET", webhooks.PATH, webhooks.index),
+    ("GET", WEBHOOK, webhooks.show),
+    ("PUT", WEBHOOK, webhooks.put),
+    ("DELETE", WEBHOOK, webhooks.delete),
+    ("POST", WEBHOOK + "/test", webhooks.test),
+    ("POST", WEBHOOK + "/rotate", webhooks.rotate),
+    ("GET", WEBHOOK + "/parked", webhooks.parked),
+    ("POST", WEBHOOK + "/parked/{position}/redeliver", webhooks.redeliver),
     ("GET", "/log/v1/checkpoint", audit.checkpoint),
     ("GET", "/log/v1/tile/{level}/{index:.+}", audit.tile),
     ("GET", "/log/v1/proof/inclusion", audit.inclusion),

@@ -21,6 +21,7 @@ from calotype.ops import (
     replay,
     restoring,
     sinks,
+    webhooks,
     wiring,
 )
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
@@ -42,6 +43,7 @@ app.add_typer(consumers.app, name="consumers")
 app.add_typer(event_log.app, name="log")
 app.add_typer(projections.app, name="projections")
 app.add_typer(sinks.app, name="sinks")
+app.add_typer(webhooks.app, name="webhooks")
 app.command()(history.history)
 app.command()(replay.replay)
 app.command()(restoring.restorable)
@@ -175,7 +177,9 @@ def reconcile(
     raise typer.Exit(asyncio.run(go()))
 
 
-_SECRETS = ("secret_key", "signing_key", "password", "application_credential_secret")
+_SECRETS = (
+    "secret_key", "signing_key", "password", "application_credential_secret", "encryption_key",
+)  # fmt: skip
 
 
 @config_app.command("check")

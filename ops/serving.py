@@ -106,6 +106,9 @@ async def _serve(settings: Settings) -> int:
     if settings.audit.seal:
         sealing = seal_for_ever(recorder, signer, parts.process_id)
         chores.append(asyncio.create_task(sealing))
+    if settings.webhooks.deliver:
+        delivering = wiring.deliverer_of(settings, parts, api.webhooks.consumers).run()
+        chores.append(asyncio.create_task(delivering))
     watching = watch_policy(settings.policy, api.use_policy, settings.property_protections)
     chores.append(asyncio.create_task(watching))
     if isinstance(api.identify, BasicIdentity):

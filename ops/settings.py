@@ -18,6 +18,7 @@ from pydantic_settings import (
 
 from calotype.ops.limit_settings import Limits
 from calotype.ops.sink_settings import SinkName, SinkSettings
+from calotype.ops.webhook_settings import Webhooks
 
 
 class SettingsError(Exception):
@@ -290,6 +291,7 @@ class Settings(BaseSettings):
     formats: Formats = Formats()
     audit: Audit = Audit()
     followers: Followers = Followers()
+    webhooks: Webhooks = Webhooks()
     http: Http = Http()
     sinks: dict[SinkName, SinkSettings] = {}
     """Where the log is delivered to."""

@@ -8,6 +8,7 @@ from calotype.ops.identity import identity_of
 from calotype.ops.policy_files import load_policy
 from calotype.ops.quotas import quotas_of
 from calotype.ops.settings import Settings, SettingsError
+from calotype.ops.webhook_wiring import webhooks_of
 from calotype.projections import audience
 from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
@@ -105,16 +106,33 @@ def audience_follower(parts: Parts, waking: Waking) -> Follower:
     )
 
 
+def endpoints_of(settings: Settings, recorder: GroupCommitRecorder) -> Endpoints:
+    """Where endpoints of webhooks are stored."""
+    vault = Vault(split_keys(settings.webhooks.encryption_key))
+    return Endpoints(recorder, vault, settings.webhooks.per_project)
+
+
+def outbound_of(settings: Settings) -> Outbound:
+    """How messages of webhooks leave."""
+    given = settings.webhooks
+    destinations = Destinations(
+        allow=given.allow, deny=given.deny, ports=given.ports, plain_http=given.plain_http
+    )
+    return Outbound(destinations, given.timeout_seconds, given.cafile)
+
+
 def api_of(settings: Settings, parts: Parts) -> Api:
     """What HTTP handlers work with."""
     recorder = parts.log.recorder
     feed = Feed(recorder)
+    consumers = Consumers(recorder, feed)
     return Api(
         parts=parts,
         queries=Queries(recorder),
         moments=Moments(recorder),
         feed=feed,
-        consumers=Consumers(recorder, feed),
+        consumers=consumers,
+        webhooks=webhooks_of(settings, recorder, consumers),
         identify=identity_of(settings),
         policy=load_policy(settings.policy, settings.property_protections),
         default_limit=settings.http.default_limit,

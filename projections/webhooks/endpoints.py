@@ -6,13 +6,13 @@ made again from it. An endpoint belongs to a project, or to the operators of the
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from secrets import token_hex
 from typing import Any
 
 import orjson
 
-from calotype.commands.errors import Conflict, NotFound
+from calotype.commands.errors import LimitExceeded, NotFound
 from calotype.projections.webhooks.signing import new_secret
 from calotype.projections.webhooks.vault import Vault
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
@@ -46,8 +46,10 @@ class Endpoint:
     """Failed attempts since the last delivery."""
     failing_since: float | None
     """When the first of these was."""
+    failed_at: float | None
+    """When the last of these was."""
     last_error: str
-    """What the last of these said."""
+    """What it said."""
     next_try_at: float | None
     """Until then nothing is sent, because of these failures."""
     secrets: str = field(repr=False)
@@ -66,7 +68,8 @@ _COUNT = "SELECT count(*) FROM webhooks WHERE project = :project"
 _INSERT = f"INSERT INTO webhooks ({_COLUMNS}) VALUES ({', '.join(':' + name for name in _NAMES)})"
 _CHANGE = (
     "UPDATE webhooks SET revision = :revision, url = :url, types = :types, disabled = :disabled, "
-    "failures = 0, failing_since = NULL, last_error = '', next_try_at = NULL "
+    "failures = 0, failing_since = NULL, failed_at = NULL, last_error = '', "
+    "next_try_at = NULL "
     "WHERE project = :project AND name = :name"
 )
 _SECRETS = (
@@ -77,7 +80,8 @@ _DELETE = "DELETE FROM webhooks WHERE project = :project AND name = :name"
 # What is told of an endpoint that was changed meanwhile is about one that is no more.
 _FARES = (
     "UPDATE webhooks SET disabled = :disabled, failures = :failures, "
-    "failing_since = :failing_since, last_error = :last_error, next_try_at = :next_try_at "
+    "failing_since = :failing_since, failed_at = :failed_at, last_error = :last_error, "
+    "next_try_at = :next_try_at "
     "WHERE project = :project AND name = :name AND revision = :revision"
 )
 
@@ -88,6 +92,7 @@ class Fares:
 
     failures: int = 0
     failing_since: float | None = None
+    failed_at: float | None = None
     last_error: str = ""
     next_try_at: float | None = None
     disabled: str = ""
@@ -123,8 +128,8 @@ class Endpoints:
     ) -> tuple[Endpoint, str | None]:
         """Makes or changes an endpoint, and forgets its failures.
 
-        Returns its secret too when it is new, for the only time. Raises Conflict when the project
-        has as many as it may have.
+        Returns its secret too when it is new, for the only time. Raises LimitExceeded for one
+        too many of a project.
         """
         secret = new_secret()
         values = {
@@ -141,7 +146,7 @@ class Endpoints:
             if known:
                 fetch(_CHANGE, values)
             elif fetch(_COUNT, {"project": project})[0][0] >= self._most_of_project:
-                raise Conflict(f"A project has at most {self._most_of_project} webhooks.")
+                raise LimitExceeded(f"A project has at most {self._most_of_project} webhooks.")
             else:
                 secrets = self._closed([(secret, None)])
                 fetch(_INSERT, {**_new(time.time()), **values, "secrets": secrets})
@@ -182,11 +187,7 @@ class Endpoints:
             "project": endpoint.project,
             "name": endpoint.name,
             "revision": endpoint.revision,
-            "disabled": fares.disabled,
-            "failures": fares.failures,
-            "failing_since": fares.failing_since,
-            "last_error": fares.last_error,
-            "next_try_at": fares.next_try_at,
+            **asdict(fares),
         }
         await self._recorder.transact(_turn(endpoint.project), lambda fetch: fetch(_FARES, values))
 
@@ -209,6 +210,7 @@ def _new(now: float) -> dict[str, Any]:
         "created_at": now,
         "failures": 0,
         "failing_since": None,
+        "failed_at": None,
         "last_error": "",
         "next_try_at": None,
     }

@@ -1,7 +1,8 @@
 """One attempt to bring one message to its endpoint, and what came of it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from calotype.commands.errors import Invalid
+from calotype.projections.webhooks.connecting import open_session
 from calotype.projections.webhooks.destinations import Destinations, RefusedAddress
 
 MOST_REDIRECTS = 3
@@ -74,6 +76,25 @@ class Sender:
                     return _result(answer)
                 url = _next_url(target, answer.headers.get("Location", ""))
         return Result(f"more than {MOST_REDIRECTS} redirects")
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """How messages leave this process."""
+
+    destinations: Destinations
+    timeout_seconds: float
+    """How long one attempt may take, redirects included."""
+    cafile: str = ""
+    """File with the authorities whose certificates are trusted; empty: those of the system."""
+
+    @asynccontextmanager
+    async def sender(self) -> AsyncIterator[Sender]:
+        """A sender with connections of its own, which end with the context."""
+        async with open_session(
+            self.destinations, cafile=self.cafile, timeout_seconds=self.timeout_seconds
+        ) as session:
+            yield Sender(session, self.destinations, self.timeout_seconds)
 
 
 def _next_url(target: URL, location: str) -> str:

@@ -38,3 +38,8 @@ class Vault:
             return self._fernet.decrypt(stored.removeprefix(_ENCRYPTED)).decode()
         except InvalidToken:
             raise Locked("it was encrypted with a key that webhooks.encryption_key lacks") from None
+
+
+def split_keys(text: str) -> list[str]:
+    """The keys of a list with commas."""
+    return [key for key in (part.strip() for part in text.split(",")) if key]

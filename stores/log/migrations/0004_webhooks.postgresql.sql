@@ -11,6 +11,7 @@ CREATE TABLE webhooks (
     created_at double precision NOT NULL,
     failures bigint NOT NULL,
     failing_since double precision,
+    failed_at double precision,
     last_error text NOT NULL,
     next_try_at double precision,
     PRIMARY KEY (project, name)

@@ -11,6 +11,7 @@ CREATE TABLE webhooks (
     created_at REAL NOT NULL,
     failures INTEGER NOT NULL,
     failing_since REAL,
+    failed_at REAL,
     last_error TEXT NOT NULL,
     next_try_at REAL,
     PRIMARY KEY (project, name)
