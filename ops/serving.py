@@ -27,6 +27,7 @@ from calotype.ops.policy_files import load_policy, watch_policy
 from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
 from calotype.ops.sink_wiring import registered_deliveries
+from calotype.ops.webhook_wiring import deliverer_of
 from calotype.stores.images.driver import StoreError
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -107,7 +108,7 @@ async def _serve(settings: Settings) -> int:
         sealing = seal_for_ever(recorder, signer, parts.process_id)
         chores.append(asyncio.create_task(sealing))
     if settings.webhooks.deliver:
-        delivering = wiring.deliverer_of(settings, parts, api.webhooks.consumers).run()
+        delivering = deliverer_of(settings, parts, api.webhooks).run()
         chores.append(asyncio.create_task(delivering))
     watching = watch_policy(settings.policy, api.use_policy, settings.property_protections)
     chores.append(asyncio.create_task(watching))

@@ -1,30 +1,38 @@
 """Webhooks as the settings describe them."""
 
 from calotype.commands.parts import Parts
-from calotype.ops.settings import Settings
+from calotype.ops.settings import Settings, SettingsError
 from calotype.projections.consumers import Consumers
 from calotype.projections.webhooks.calls import Webhooks
 from calotype.projections.webhooks.delivering import Deliverer
-from calotype.projections.webhooks.endpoints import Endpoint
+from calotype.projections.webhooks.destinations import Destinations
+from calotype.projections.webhooks.endpoints import Endpoint, Endpoints
 from calotype.projections.webhooks.health import Patience
 from calotype.projections.webhooks.line import Line, Places
-from calotype.projections.webhooks.sending import Sender
+from calotype.projections.webhooks.sending import Outbound, Sender
+from calotype.projections.webhooks.vault import Vault, split_keys
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 
 def webhooks_of(
     settings: Settings, recorder: GroupCommitRecorder, consumers: Consumers
 ) -> Webhooks:
-    """What callers do with webhooks."""
-    endpoints = endpoints_of(settings, recorder)
-    return Webhooks(endpoints, consumers, outbound_of(settings), settings.webhooks.attempts)
+    """What callers do with webhooks. Raises SettingsError for a file that cannot be used."""
+    given = settings.webhooks
+    destinations = Destinations(
+        allow=given.allow, deny=given.deny, ports=given.ports, plain_http=given.plain_http
+    )
+    try:
+        outbound = Outbound(destinations, given.timeout_seconds, given.cafile)
+    except OSError as error:
+        raise SettingsError(f"webhooks.cafile: cannot be used: {error}") from None
+    endpoints = Endpoints(recorder, Vault(split_keys(given.encryption_key)), given.per_project)
+    return Webhooks(endpoints, consumers, outbound, given.attempts)
 
 
-def deliverer_of(settings: Settings, parts: Parts, consumers: Consumers) -> Deliverer:
+def deliverer_of(settings: Settings, parts: Parts, webhooks: Webhooks) -> Deliverer:
     """Delivers webhooks; runs in every process, one of which leads."""
     given = settings.webhooks
-    recorder = parts.log.recorder
-    endpoints = endpoints_of(settings, recorder)
     places = Places(given.deliveries)
     patience = Patience(
         given.first_retry_seconds, given.longest_retry_seconds, given.disable_after_seconds
@@ -33,8 +41,8 @@ def deliverer_of(settings: Settings, parts: Parts, consumers: Consumers) -> Deli
     def lay(endpoint: Endpoint, sender: Sender) -> Line:
         return Line(
             endpoint,
-            endpoints=endpoints,
-            consumers=consumers,
+            endpoints=webhooks.endpoints,
+            consumers=webhooks.consumers,
             sender=sender,
             patience=patience,
             places=places,
@@ -42,4 +50,10 @@ def deliverer_of(settings: Settings, parts: Parts, consumers: Consumers) -> Deli
             member=parts.process_id,
         )
 
-    return Deliverer(recorder, endpoints, outbound_of(settings), lay, holder=parts.process_id)
+    return Deliverer(
+        parts.log.recorder,
+        webhooks.endpoints,
+        webhooks.outbound,
+        lay,
+        holder=parts.process_id,
+    )

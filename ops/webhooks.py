@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from calotype.commands.errors import CalotypeError
-from calotype.ops import wiring
+from calotype.ops import webhook_wiring, wiring
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import load_settings
 from calotype.projections.consumers import Consumers
@@ -221,6 +221,6 @@ async def _opened(
     settings = load_settings(config, data=data, log__url=log_url)
     recorder = wiring.ready_recorder(settings)
     try:
-        yield wiring.webhooks_of(settings, recorder, Consumers(recorder, Feed(recorder)))
+        yield webhook_wiring.webhooks_of(settings, recorder, Consumers(recorder, Feed(recorder)))
     finally:
         await recorder.close()

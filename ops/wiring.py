@@ -106,21 +106,6 @@ def audience_follower(parts: Parts, waking: Waking) -> Follower:
     )
 
 
-def endpoints_of(settings: Settings, recorder: GroupCommitRecorder) -> Endpoints:
-    """Where endpoints of webhooks are stored."""
-    vault = Vault(split_keys(settings.webhooks.encryption_key))
-    return Endpoints(recorder, vault, settings.webhooks.per_project)
-
-
-def outbound_of(settings: Settings) -> Outbound:
-    """How messages of webhooks leave."""
-    given = settings.webhooks
-    destinations = Destinations(
-        allow=given.allow, deny=given.deny, ports=given.ports, plain_http=given.plain_http
-    )
-    return Outbound(destinations, given.timeout_seconds, given.cafile)
-
-
 def api_of(settings: Settings, parts: Parts) -> Api:
     """What HTTP handlers work with."""
     recorder = parts.log.recorder

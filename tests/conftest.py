@@ -9,8 +9,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +293,75 @@ def until(condition: Any, seconds: float = 40.0) -> Any:
 @pytest.fixture(name="until")
 def until_fixture() -> Any:
     return until
+
+
+@dataclass
+class Received:
+    """One request that a receiver of webhooks got."""
+
+    at: float
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def event(self) -> dict[str, Any]:
+        event: dict[str, Any] = json.loads(self.body)
+        return event
+
+
+class Receiver:
+    """A real HTTP server on loopback that notes what it gets; `answer` says what it answers.
+
+    `answer` runs in a thread of its own for each connection, so it may take its time.
+    """
+
+    def __init__(self) -> None:
+        self.got: list[Received] = []
+        self.answer: Callable[[Received], int | tuple[int, dict[str, str]]] = lambda received: 204
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def events(self, path: str = "/") -> list[dict[str, Any]]:
+        """The events that came to a path, in the order in which they came."""
+        return [received.event for received in list(self.got) if received.path == path]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                received = Received(time.monotonic(), self.path, headers, body)
+                receiver.got.append(received)
+                answer = receiver.answer(received)
+                status, more = answer if isinstance(answer, tuple) else (answer, {})
+                self.send_response(status)
+                for name, value in {"Content-Length": "0", **more}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        return Handler
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Where webhooks of a test lead."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()

@@ -21,8 +21,7 @@ from calotype.projections.cloudevents import source_of
 from calotype.projections.consumer_account import Wishes
 from calotype.projections.consumers import Consumers, Parked
 from calotype.projections.feed import known_types
-from calotype.projections.webhooks.destinations import Destinations
-from calotype.projections.webhooks.endpoints import Endpoint, Endpoints
+from calotype.projections.webhooks.endpoints import MISSING, Endpoint, Endpoints
 from calotype.projections.webhooks.line import consumer_name
 from calotype.projections.webhooks.sending import Outbound, Result
 from calotype.projections.webhooks.signing import signed_headers
@@ -78,15 +77,11 @@ class Webhooks:
     def __init__(
         self, endpoints: Endpoints, consumers: Consumers, outbound: Outbound, attempts: int
     ):
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self.consumers = consumers
-        self._outbound = outbound
+        self.outbound = outbound
         self._attempts = attempts
         self._tests = 0
-
-    @property
-    def _destinations(self) -> Destinations:
-        return self._outbound.destinations
 
     async def put(self, project: str, name: str, wanted: Wanted) -> tuple[Endpoint, str | None]:
         """Makes or changes a webhook; its secret too, when it is new, for the only time.
@@ -99,7 +94,7 @@ class Webhooks:
                 "with a letter or digit.",
                 "name",
             )
-        self._destinations.checked_url(wanted.url)
+        self.outbound.destinations.checked_url(wanted.url)
         types = known_types(wanted.types)
         consumer = (project or None, consumer_name(name))
         start = await self._start(wanted.start)
@@ -112,7 +107,7 @@ class Webhooks:
         wishes = Wishes(types, max_attempts=self._attempts)
         await self.consumers.put(*consumer, wishes, start=start)
         try:
-            return await self._endpoints.put(
+            return await self.endpoints.put(
                 project, name, wanted.url, types, enabled=wanted.enabled
             )
         except Exception:
@@ -123,17 +118,17 @@ class Webhooks:
 
     async def get(self, project: str, name: str) -> Endpoint:
         """Raises NotFound."""
-        return await self._endpoints.get(project, name)
+        return await self.endpoints.get(project, _plain(name))
 
     async def all_of(self, project: str | None) -> list[Endpoint]:
         """The webhooks of a project by name; None: of everybody."""
         if project is None:
-            return await self._endpoints.all()
-        return await self._endpoints.of_project(project)
+            return await self.endpoints.all()
+        return await self.endpoints.of_project(project)
 
     async def delete(self, project: str, name: str) -> None:
         """What is not delivered yet never will be. Raises NotFound."""
-        await self._endpoints.delete(project, name)
+        await self.endpoints.delete(project, _plain(name))
         with suppress(NotFound):
             await self.consumers.delete(project or None, consumer_name(name))
 
@@ -148,7 +143,7 @@ class Webhooks:
                 "overlap_seconds",
             )
         try:
-            return await self._endpoints.rotate(project, name, overlap_seconds)
+            return await self.endpoints.rotate(project, _plain(name), overlap_seconds)
         except Locked as error:
             raise Conflict(f"The present secret cannot be read: {error}.") from None
 
@@ -158,9 +153,9 @@ class Webhooks:
         It is signed and sent as all are, once, and changes nothing. Raises NotFound, Conflict
         where the secret cannot be read, and Unavailable when too many tests run.
         """
-        endpoint = await self._endpoints.get(project, name)
+        endpoint = await self.get(project, name)
         try:
-            secrets = self._endpoints.secrets_now(endpoint)
+            secrets = self.endpoints.secrets_now(endpoint)
         except Locked as error:
             raise Conflict(f"The secret cannot be read: {error}.") from None
         if self._tests >= TESTS_AT_ONCE:
@@ -171,7 +166,7 @@ class Webhooks:
         started = time.monotonic()
         self._tests += 1
         try:
-            async with self._outbound.sender() as sender:
+            async with self.outbound.sender() as sender:
                 result = await sender.send(endpoint.url, headers, body)
         finally:
             self._tests -= 1
@@ -179,7 +174,7 @@ class Webhooks:
 
     async def parked(self, project: str, name: str, after: int, limit: int) -> Sequence[Parked]:
         """Messages that failed too often, in the order of the log. Raises NotFound."""
-        await self._endpoints.get(project, name)
+        await self.get(project, name)
         return await self.consumers.parked(
             project or None, consumer_name(name), after=after, limit=limit
         )
@@ -189,7 +184,7 @@ class Webhooks:
 
         Raises NotFound, also where nothing is parked at the position.
         """
-        await self._endpoints.get(project, name)
+        await self.get(project, name)
         positions = None if position is None else [position]
         done = await self.consumers.redeliver(project or None, consumer_name(name), positions)
         if position is not None and not done:
@@ -206,7 +201,7 @@ class Webhooks:
 
     async def _known(self, project: str, name: str) -> bool:
         try:
-            await self._endpoints.get(project, name)
+            await self.get(project, name)
         except NotFound:
             return False
         return True
@@ -231,6 +226,13 @@ class Webhooks:
                 "data": {"webhook": endpoint.name},
             }
         )
+
+
+def _plain(name: str) -> str:
+    """The name. Raises NotFound for one that no webhook can have, and no database need see."""
+    if not _NAME.fullmatch(name):
+        raise NotFound(MISSING)
+    return name
 
 
 def shown(endpoint: Endpoint) -> dict[str, Any]:

@@ -19,7 +19,7 @@ IDLE_SECONDS = 15.0
 
 
 def open_session(
-    destinations: Destinations, *, cafile: str = "", timeout_seconds: float
+    destinations: Destinations, context: ssl.SSLContext, timeout_seconds: float
 ) -> aiohttp.ClientSession:
     """A session that connects only to what may be called, and brings nothing of its own along.
 
@@ -32,7 +32,7 @@ def open_session(
         socket_factory=destinations.socket_for,
         ttl_dns_cache=REMEMBERED_SECONDS,
         keepalive_timeout=IDLE_SECONDS,
-        ssl=ssl.create_default_context(cafile=cafile or None),
+        ssl=context,
     )
     return aiohttp.ClientSession(
         connector=connector,

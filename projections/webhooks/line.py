@@ -8,7 +8,7 @@ again soon, and never while somebody is still at it.
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -104,6 +104,7 @@ class Line:
         self._told = self._health.fares
         self._told_at = 0.0
         self._running: list[Running] = []
+        self._outdated = False
         self._extra_places = 0
         self._due: dict[int, float] = {}
         """When messages that failed are due again: loop time by position."""
@@ -173,8 +174,11 @@ class Line:
             deliveries = await self._consumers.fetch(
                 *self._consumer, member=self._member, limit=room, ack_seconds=CLAIM_SECONDS
             )
+            if deliveries and await self._is_outdated():
+                await self._release(deliveries)
+                return False
             for delivery in deliveries:
-                await self._begin(delivery, claimed_until)
+                self._begin(delivery, await self._nonce_of(delivery), claimed_until)
         finally:
             self._give_places_back()
         has_room = len(deliveries) < room
@@ -184,7 +188,7 @@ class Line:
 
     def _may_send(self) -> bool:
         now = time.time()
-        if self._health.fares.disabled or self._health.wait_seconds(now) > 0:
+        if self._outdated or self._health.fares.disabled or self._health.wait_seconds(now) > 0:
             return False
         try:
             self._endpoints.secrets_now(self.endpoint)
@@ -209,8 +213,25 @@ class Line:
         self._places.free += self._extra_places - needed
         self._extra_places = needed
 
-    async def _begin(self, delivery: Delivery, claimed_until: float) -> None:
+    async def _is_outdated(self) -> bool:
+        """Whether a caller has changed the endpoint: what was claimed since goes the new way."""
+        try:
+            endpoint = await self._endpoints.get(*self.endpoint.key)
+        except NotFound:
+            self._outdated = True
+        else:
+            self._outdated = endpoint.revision != self.endpoint.revision
+        return self._outdated
+
+    async def _release(self, deliveries: Sequence[Delivery]) -> None:
+        answers = [Answer(one.position, await self._nonce_of(one), "release") for one in deliveries]
+        await self._consumers.answer(*self._consumer, answers)
+
+    async def _nonce_of(self, delivery: Delivery) -> str:
         _, nonce = await self._consumers.token_parts(delivery.token, "token")
+        return nonce
+
+    def _begin(self, delivery: Delivery, nonce: str, claimed_until: float) -> None:
         running = Running(delivery, nonce, time.time(), claimed_until)
         running.task = asyncio.create_task(self._deliver(running))
         self._running.append(running)

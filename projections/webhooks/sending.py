@@ -1,6 +1,7 @@
 """One attempt to bring one message to its endpoint, and what came of it."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -78,23 +79,27 @@ class Sender:
         return Result(f"more than {MOST_REDIRECTS} redirects")
 
 
-@dataclass(frozen=True, slots=True)
 class Outbound:
-    """How messages leave this process."""
+    """How messages leave this process.
 
-    destinations: Destinations
-    timeout_seconds: float
-    """How long one attempt may take, redirects included."""
-    cafile: str = ""
-    """File with the authorities whose certificates are trusted; empty: those of the system."""
+    `timeout_seconds` is how long one attempt may take, redirects included; `cafile` a file with the
+    authorities whose certificates are trusted, empty for those of the system. Raises OSError
+    where that cannot be used.
+    """
+
+    def __init__(
+        self, destinations: Destinations, timeout_seconds: float, cafile: str = ""
+    ) -> None:
+        self.destinations = destinations
+        self._timeout_seconds = timeout_seconds
+        # Made once: reading all the authorities of a system takes a while.
+        self._context = ssl.create_default_context(cafile=cafile or None)
 
     @asynccontextmanager
     async def sender(self) -> AsyncIterator[Sender]:
         """A sender with connections of its own, which end with the context."""
-        async with open_session(
-            self.destinations, cafile=self.cafile, timeout_seconds=self.timeout_seconds
-        ) as session:
-            yield Sender(session, self.destinations, self.timeout_seconds)
+        async with open_session(self.destinations, self._context, self._timeout_seconds) as session:
+            yield Sender(session, self.destinations, self._timeout_seconds)
 
 
 def _next_url(target: URL, location: str) -> str:

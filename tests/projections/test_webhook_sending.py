@@ -76,7 +76,8 @@ async def open_sender() -> AsyncIterator[Callable[..., Sender]]:
     def start(
         destinations: Destinations = LOOPBACK, seconds: float = 10.0, cafile: str = ""
     ) -> Sender:
-        session = open_session(destinations, cafile=cafile, timeout_seconds=seconds)
+        context = ssl.create_default_context(cafile=cafile or None)
+        session = open_session(destinations, context, seconds)
         sessions.append(session)
         return Sender(session, destinations, seconds)
 
