@@ -7,8 +7,8 @@ from aiohttp import web
 
 from calotype.commands.errors import Invalid
 from calotype.commands.policy import may
+from calotype.commands.protections import readable_by
 from calotype.http.conversation import API, actor_of, json_answer, json_object, refuse_body
-from calotype.projections.consumers import Parked
 from calotype.projections.webhooks.calls import (
     ALL,
     CHANGE,
@@ -38,7 +38,9 @@ async def show(request: web.Request) -> web.Response:
     """GET /log/v1/webhooks/{name}: where it leads and how it fares; never its secret."""
     refuse_body(request)
     project = _owner(request, READ, _parameters(request, ("project",)))
-    return _answer(shown(await _webhooks(request).get(project, request.match_info["name"])))
+    webhooks = _webhooks(request)
+    endpoint = await webhooks.get(project, request.match_info["name"])
+    return _answer(await webhooks.described(endpoint))
 
 
 async def put(request: web.Request) -> web.Response:
@@ -97,11 +99,11 @@ async def parked(request: web.Request) -> web.Response:
     webhooks, name = _webhooks(request), request.match_info["name"]
     after = await webhooks.position(given["after"], "after") if "after" in given else 0
     limit = _limit(given)
-    found = await webhooks.parked(project, name, after, limit + 1)
-    messages = [await _message(webhooks, one) for one in found[:limit]]
-    body: dict[str, Any] = {"messages": messages}
+    readable = readable_by(actor_of(request))
+    found = await webhooks.parked(project, name, after, limit + 1, readable)
+    body: dict[str, Any] = {"parked": found[:limit]}
     if len(found) > limit:
-        again = f"limit={limit}&after={messages[-1]['position']}"
+        again = f"limit={limit}&after={found[limit - 1]['position']}"
         owner = f"&project={given['project']}" if "project" in given else ""
         body["next"] = f"{request.path}?{again}{owner}"
     return _answer(body)
@@ -115,16 +117,6 @@ async def redeliver(request: web.Request) -> web.Response:
     position = None if text == "all" else await webhooks.position(text, "position")
     count = await webhooks.redeliver(project, request.match_info["name"], position)
     return _answer({"redelivered": count}, 202)
-
-
-async def _message(webhooks: Webhooks, one: Parked) -> dict[str, Any]:
-    event = None if one.event is None else orjson.Fragment(one.event)
-    return {
-        "position": await webhooks.position_text(one.position),
-        "attempts": one.attempts,
-        "error": one.error,
-        "event": event,
-    }
 
 
 def _webhooks(request: web.Request) -> Webhooks:

@@ -108,7 +108,7 @@ async def _serve(settings: Settings) -> int:
         sealing = seal_for_ever(recorder, signer, parts.process_id)
         chores.append(asyncio.create_task(sealing))
     if settings.webhooks.deliver:
-        delivering = deliverer_of(settings, parts, api.webhooks).run()
+        delivering = deliverer_of(settings, parts, api.webhooks, lambda: api.policy).run()
         chores.append(asyncio.create_task(delivering))
     watching = watch_policy(settings.policy, api.use_policy, settings.property_protections)
     chores.append(asyncio.create_task(watching))

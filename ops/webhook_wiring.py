@@ -1,9 +1,13 @@
 """Webhooks as the settings describe them."""
 
+from collections.abc import Callable
+
 from calotype.commands.parts import Parts
+from calotype.commands.policy import Policy
+from calotype.commands.protections import readable_by
 from calotype.ops.settings import Settings, SettingsError
 from calotype.projections.consumers import Consumers
-from calotype.projections.webhooks.calls import Webhooks
+from calotype.projections.webhooks.calls import Webhooks, recipient
 from calotype.projections.webhooks.delivering import Deliverer
 from calotype.projections.webhooks.destinations import Destinations
 from calotype.projections.webhooks.endpoints import Endpoint, Endpoints
@@ -30,8 +34,13 @@ def webhooks_of(
     return Webhooks(endpoints, consumers, outbound, given.attempts)
 
 
-def deliverer_of(settings: Settings, parts: Parts, webhooks: Webhooks) -> Deliverer:
-    """Delivers webhooks; runs in every process, one of which leads."""
+def deliverer_of(
+    settings: Settings, parts: Parts, webhooks: Webhooks, policy: Callable[[], Policy]
+) -> Deliverer:
+    """Delivers webhooks; runs in every process, one of which leads.
+
+    `policy` gives the rules in force, which say what of an image an endpoint may read.
+    """
     given = settings.webhooks
     places = Places(given.deliveries)
     patience = Patience(
@@ -48,6 +57,7 @@ def deliverer_of(settings: Settings, parts: Parts, webhooks: Webhooks) -> Delive
             places=places,
             most_at_once=given.deliveries_per_webhook,
             member=parts.process_id,
+            readable=lambda: readable_by(recipient(endpoint.project, policy())),
         )
 
     return Deliverer(

@@ -70,7 +70,11 @@ def show(
     log_url: LogUrlOption = None,
 ) -> None:
     """Print one webhook: where it leads, and how it fares."""
-    _print(shown(_run(config, data, log_url, lambda webhooks: webhooks.get(project, name))))
+
+    async def look(webhooks: Webhooks) -> dict[str, object]:
+        return await webhooks.described(await webhooks.get(project, name))
+
+    _print(_run(config, data, log_url, look))
 
 
 @app.command()
@@ -142,10 +146,11 @@ def parked(
         lines: list[str] = []
         after = 0
         while found := await webhooks.parked(project, name, after, PARKED_AT_ONCE):
-            after = found[-1].position
-            for one in found:
-                position = await webhooks.position_text(one.position)
-                lines.append(f"{position}  {one.image}  {one.attempts} attempts  {one.error or ''}")
+            after = await webhooks.position(found[-1]["position"], "position")
+            lines += [
+                f"{one['position']}  {one['image']}  {one['attempts']} attempts  {one['error']}"
+                for one in found
+            ]
         return lines
 
     for line in _run(config, data, log_url, read):

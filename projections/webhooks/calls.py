@@ -5,7 +5,6 @@ A project has its own, which get what its feed shows; those of operators get eve
 
 import re
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +15,12 @@ import orjson
 
 from calotype.commands.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
 from calotype.commands.image import clock_text
-from calotype.commands.policy import Actor, may, require_call
+from calotype.commands.policy import Actor, Policy, may, require_call, with_implied
+from calotype.commands.protections import Readable
 from calotype.projections.cloudevents import source_of
 from calotype.projections.consumer_account import Wishes
-from calotype.projections.consumers import Consumers, Parked
+from calotype.projections.consumer_state import described_now, described_parked, moment_text
+from calotype.projections.consumers import Consumers
 from calotype.projections.feed import known_types
 from calotype.projections.webhooks.endpoints import MISSING, Endpoint, Endpoints
 from calotype.projections.webhooks.line import consumer_name
@@ -32,6 +33,7 @@ READ, CHANGE, ALL = "get_webhooks", "modify_webhooks", "manage_all_webhooks"
 TEST_EVENT = "calotype.test"
 TESTS_AT_ONCE = 8
 LONGEST_OVERLAP_SECONDS = 30 * 86400.0
+_OF_CONSUMER = ("position", "lag", "waiting", "parked", "stopped")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 
@@ -69,6 +71,16 @@ def owner_of(actor: Actor, rule: str, asked: str | None) -> str:
     if asked not in (None, actor.project):
         raise Forbidden("Only administrators reach the webhooks of other projects.")
     return actor.project
+
+
+def recipient(project: str, policy: Policy) -> Actor:
+    """Who an endpoint counts as where the policy is asked what it may read.
+
+    Not its maker, who may have lost roles since: a member of the project that it belongs to, or an
+    administrator.
+    """
+    roles = with_implied({"member" if project else "admin"})
+    return Actor(None, project or None, roles, policy=policy)
 
 
 class Webhooks:
@@ -119,6 +131,14 @@ class Webhooks:
     async def get(self, project: str, name: str) -> Endpoint:
         """Raises NotFound."""
         return await self.endpoints.get(project, _plain(name))
+
+    async def described(self, endpoint: Endpoint) -> dict[str, Any]:
+        """A webhook as callers see it, and how far its messages are."""
+        consumer = (endpoint.project or None, consumer_name(endpoint.name))
+        with suppress(NotFound):  # It is just being deleted.
+            told = await described_now(self.consumers, await self.consumers.get(*consumer))
+            return {**shown(endpoint), **{name: told[name] for name in _OF_CONSUMER}}
+        return shown(endpoint)
 
     async def all_of(self, project: str | None) -> list[Endpoint]:
         """The webhooks of a project by name; None: of everybody."""
@@ -172,12 +192,19 @@ class Webhooks:
             self._tests -= 1
         return Tried(message, result, time.monotonic() - started)
 
-    async def parked(self, project: str, name: str, after: int, limit: int) -> Sequence[Parked]:
-        """Messages that failed too often, in the order of the log. Raises NotFound."""
+    async def parked(
+        self, project: str, name: str, after: int, limit: int, readable: Readable | None = None
+    ) -> list[dict[str, Any]]:
+        """Messages that failed too often, in the order of the log, as callers see them.
+
+        `readable` tells which properties of images may be shown. Raises NotFound.
+        """
         await self.get(project, name)
-        return await self.consumers.parked(
+        positions = await self.consumers.feed.positions()
+        found = await self.consumers.parked(
             project or None, consumer_name(name), after=after, limit=limit
         )
+        return [described_parked(positions, one, readable) for one in found]
 
     async def redeliver(self, project: str, name: str, position: int | None) -> int:
         """Sends a parked message again (None: all of them); how many these are.
@@ -194,10 +221,6 @@ class Webhooks:
     async def position(self, text: str, field: str) -> int:
         """The position. Raises Invalid naming `field` for one that this log has not reached."""
         return await self.consumers.feed.decode(text, field)
-
-    async def position_text(self, position: int) -> str:
-        """The public form of a position."""
-        return (await self.consumers.feed.positions()).encode(position)
 
     async def _known(self, project: str, name: str) -> bool:
         try:
@@ -260,4 +283,4 @@ def shown(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else clock_text(datetime.fromtimestamp(seconds, UTC))
+    return None if seconds is None else moment_text(seconds)

@@ -8,7 +8,7 @@ again soon, and never while somebody is still at it.
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -16,6 +16,8 @@ import orjson
 import structlog
 
 from calotype.commands.errors import NotFound
+from calotype.commands.protections import Readable
+from calotype.projections.cloudevents import readable_event
 from calotype.projections.consumer_answers import Answer
 from calotype.projections.consumers import Consumers, Delivery
 from calotype.projections.webhooks.endpoints import Endpoint, Endpoints
@@ -78,7 +80,10 @@ class Running:
 
 
 class Line:
-    """Brings one endpoint its messages: of an image one after the other, of several at once."""
+    """Brings one endpoint its messages: of an image one after the other, of several at once.
+
+    `readable` tells which properties of images the endpoint may know of now.
+    """
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class Line:
         places: Places,
         most_at_once: int,
         member: str,
+        readable: Callable[[], Readable | None],
     ) -> None:
         self.endpoint = endpoint
         self._consumer = (endpoint.project or None, consumer_name(endpoint.name))
@@ -100,6 +106,7 @@ class Line:
         self._places = places
         self._most_at_once = most_at_once
         self._member = member
+        self._readable = readable
         self._health = Health(endpoint, patience)
         self._told = self._health.fares
         self._told_at = 0.0
@@ -241,7 +248,7 @@ class Line:
         """One attempt; None where the claim was over before it began."""
         if asyncio.get_running_loop().time() >= running.claimed_until:
             return None  # This process stood still meanwhile.
-        body = running.delivery.event
+        body = readable_event(running.delivery.event, self._readable())
         event = orjson.loads(body)
         headers = signed_headers(
             message_id(event["source"], event["id"]),

@@ -96,6 +96,7 @@ SENT: dict[str, dict[str, Any]] = {
     },
     "POST /log/v1/images/{image_id}/purge": {"json": {"reason": "asked for"}},
     "POST /log/v1/consumers/{name}/seek": {"json": {"position": "beginning"}},
+    "PUT /log/v1/webhooks/{name}": {"json": {"url": "https://example.org/hook"}},
     "POST /v2/images": {"json": {}},
     "POST /v2/images : community": {"json": {"visibility": "community"}},
     "POST /v2/images : public": {"json": {"visibility": "public"}},
@@ -257,7 +258,7 @@ class Questions:
             path = path.replace("{image_id}", image)
         member = ANOTHER if block.title.endswith(": another project") else project
         names = {**NAMES, "member": member, "tag": "kept", "now": self.now, "position": self.now}
-        if block.method == "PUT" and "consumers" in block.path:
+        if block.method == "PUT" and block.path.startswith("/log/"):
             names["name"] = persona  # Each makes one of its own.
         path = f"{path}?{block.query}" if block.query else path
         sent = dict(SENT.get(block.title, {}))

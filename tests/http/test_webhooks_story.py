@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,9 +31,11 @@ LOOPBACK = {
 async def at_work(cloud: Any, **webhooks: Any) -> AsyncIterator[Any]:
     """A cloud with everything running that webhooks need."""
     settings = Settings(webhooks={**LOOPBACK, **webhooks})
+    api = cloud.api
+    deliverer = deliverer_of(settings, cloud.parts, api.webhooks, lambda: api.policy)
     tasks = [
-        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.waking).run()),
-        asyncio.create_task(deliverer_of(settings, cloud.parts, cloud.api.webhooks).run()),
+        asyncio.create_task(audience_follower(cloud.parts, api.feed.waking).run()),
+        asyncio.create_task(deliverer.run()),
     ]
     yield cloud
     for task in tasks:
@@ -48,9 +51,11 @@ async def open_hooks(
     monkeypatch.setattr(delivering, "CHANGES_SECONDS", 0.1)  # Only so that tests are quick.
     async with AsyncExitStack() as stack:
 
-        async def start(identity: str = "none", **webhooks: Any) -> Any:
+        async def start(
+            identity: str = "none", more: dict[str, Any] | None = None, **webhooks: Any
+        ) -> Any:
             settings = {**LOOPBACK, **webhooks}
-            cloud = await open_cloud(identity={"kind": identity}, webhooks=settings)
+            cloud = await open_cloud(identity={"kind": identity}, webhooks=settings, **(more or {}))
             return await stack.enter_async_context(at_work(cloud, **webhooks))
 
         yield start
@@ -98,7 +103,14 @@ async def test_every_event_arrives_signed_once_and_in_order(open_hooks: Any, rec
         assert Webhook(secret).verify(received.body, received.headers) == received.event
     ids = [received.headers["webhook-id"] for received in receiver.got]
     assert len(set(ids)) == len(ids)
-    assert (await state_of(admin))["state"] == "delivering"
+    told = await becomes(lambda: told_all(admin, feed[-1]["id"]))
+    assert (told["state"], told["lag"]) == ("delivering", {"events": 0, "more": False})
+    assert (told["waiting"], told["parked"], told["stopped"]) == (0, 0, False)
+
+
+async def told_all(caller: Any, position: str) -> Any:
+    told = await state_of(caller)
+    return told if told["position"] == position else None
 
 
 async def test_the_secret_is_told_once(open_hooks: Any, receiver: Any) -> None:
@@ -242,7 +254,7 @@ async def test_what_fails_too_often_is_parked_and_sent_again_on_demand(
 async def parked_of(caller: Any) -> list[dict[str, Any]]:
     answer = await caller("GET", f"{WEBHOOKS}/ci/parked")
     assert answer.status == 200, answer.text
-    return answer.json["messages"]
+    return answer.json["parked"]
 
 
 async def test_an_endpoint_that_is_gone_is_disabled_until_its_owner_says_otherwise(
@@ -428,6 +440,33 @@ async def test_projects_have_their_own_and_get_what_their_feed_shows(
         assert sorted(receiver.events(path), key=lambda e: e["id"]) == feed
     assert {e["view"] for e in receiver.events("/red")} == {"own"}
     assert {e["view"] for e in receiver.events("/ops")} == {"full"}
+
+
+async def test_protected_properties_are_told_to_those_only_who_may_read_them(
+    open_hooks: Any, receiver: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "protections.conf"
+    file.write_text(
+        "[^x_secret$]\ncreate = @\nread = admin\nupdate = @\ndelete = @\n"
+        "[.*]\ncreate = @\nread = @\nupdate = @\ndelete = @\n"
+    )
+    cloud = await open_hooks("headers", {"property_protections": {"file": str(file)}})
+    red, admin = cloud.caller("red"), cloud.caller("ops", "admin")
+    secret = await hook(red, receiver.url + "/red")
+    await hook(admin, receiver.url + "/ops")
+    await red.create(name="a", x_secret="MARKER", x_open="open")
+    await becomes(lambda: len(receiver.got) == 2)
+    assert receiver.events("/ops")[0]["data"]["properties"] == {
+        "x_secret": "MARKER",
+        "x_open": "open",
+    }
+    [told] = [received for received in receiver.got if received.path == "/red"]
+    assert told.event["data"]["properties"] == {"x_open": "open"}
+    Webhook(secret).verify(told.body, told.headers)
+    receiver.answer = lambda received: 400
+    await red.create(name="b", x_secret="MARKER", x_open="open")
+    [message] = await becomes(lambda: parked_of(red))
+    assert message["event"]["data"]["properties"] == {"x_open": "open"}
 
 
 async def test_nobody_reaches_the_webhooks_of_others(open_hooks: Any, receiver: Any) -> None:
