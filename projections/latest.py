@@ -11,7 +11,7 @@ from calotype.projections.spans import stored_of
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-CACHED_IMAGES = 4096
+CACHED_IMAGES = 1024
 
 _OF_IMAGE = (
     "SELECT originator_version, topic, state FROM stored_events "

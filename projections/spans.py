@@ -27,7 +27,7 @@ FOLLOWER = "image_versions_2"
 FOREVER = 2**62
 """The end of a span that still holds."""
 OPEN_BLOCK = -1
-CACHED_IMAGES = 4096
+CACHED_IMAGES = 1024
 
 # In the index, so that rows which did not hold at the moment are passed over without a look.
 _AGE, _HELD = ("created_at", "id"), ("from_position", "to_position")

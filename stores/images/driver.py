@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-Block = bytes | bytearray | memoryview
+Chunk = bytes | bytearray | memoryview
 """What a sink takes: any run of bytes; it is only valid until `write` returns."""
 
 
@@ -66,7 +66,7 @@ class Sink(Protocol):
 
     url: str
 
-    def write(self, block: Block) -> None:
+    def write(self, chunk: Chunk) -> None:
         """Takes the next bytes. Raises StoreFull, StoreUnavailable, StoreForbidden."""
 
     def commit(self) -> None:

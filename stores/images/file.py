@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from calotype.stores.images.closing import LateRelease
 from calotype.stores.images.driver import (
-    Block,
+    Chunk,
     DataExists,
     DataMissing,
     Found,
@@ -218,8 +218,8 @@ class _FileSink:
         self._temporary: str | None = temporary
         self._final = final
 
-    def write(self, block: Block) -> None:
-        view = memoryview(block)
+    def write(self, chunk: Chunk) -> None:
+        view = memoryview(chunk)
         assert self._descriptor is not None
         try:
             while view:

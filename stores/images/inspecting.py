@@ -9,7 +9,7 @@ from typing import Any
 
 from oslo_utils.imageutils import format_inspector as inspectors
 
-from calotype.stores.images.driver import Block, StoreError
+from calotype.stores.images.driver import Chunk, StoreError
 
 _WITHOUT_VIRTUAL_SIZE = ("iso",)
 _PIECE_BYTES = 1 << 18
@@ -34,10 +34,10 @@ class Claim:
 class _Feed:
     """The file-like object that the library's wrapper wants to read from."""
 
-    block: Block = b""
+    piece = b""
 
-    def read(self, size: int) -> Block:
-        return self.block
+    def read(self, size: int) -> bytes:
+        return self.piece
 
 
 class Inspection:
@@ -50,16 +50,16 @@ class Inspection:
         self._size_bytes = 0
         self._decision: list[Any] | None = None
 
-    def update(self, block: Block) -> None:
+    def update(self, chunk: Chunk) -> None:
         """Takes the next bytes of the data."""
-        view = memoryview(block)
-        self._size_bytes += len(view)
-        for start in range(0, len(view), _PIECE_BYTES):
+        self._size_bytes += len(chunk)
+        for start in range(0, len(chunk), _PIECE_BYTES):
             if self._decision is not None:
                 return  # Every inspector has seen all that it wants to see.
-            self._feed.block = bytes(view[start : start + _PIECE_BYTES])
+            # A small chunk of bytes is the very object again, and not copied.
+            self._feed.piece = bytes(chunk[start : start + _PIECE_BYTES])
             self._stream.read(_PIECE_BYTES)
-            self._feed.block = b""
+            self._feed.piece = b""
             self._decide()
 
     def _decide(self) -> None:

@@ -2,6 +2,9 @@
 
 A big body goes through stages that run side by side: one for each hash, one for the store. Each
 is a strand on shared threads. A body that fits in one block takes a single job in one thread.
+
+A block is a list of the chunks that came, in the pieces in which they came: putting them together
+would copy every byte once more.
 """
 
 import asyncio
@@ -24,16 +27,19 @@ from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
-from calotype.stores.images.driver import Block, Driver, Sink, StoreError
+from calotype.stores.images import memory
+from calotype.stores.images.driver import Chunk, Driver, Sink, StoreError
 from calotype.stores.images.inspecting import Claim, Inspection
 
 BLOCK_BYTES = 1 << 20
 BLOCKS_IN_FLIGHT = 8
 _TOGETHER_BYTES = 16 << 20
-"""What the blocks in flight of all uploads may take together, as long as each has two."""
+"""What the blocks of all uploads may take together, as long as each has one."""
 _CROWD = 8
 """With more uploads at once than this, blocks are smaller."""
-_CROWD_BLOCK_BYTES = 1 << 18
+_CROWD_BLOCK_BYTES = 1 << 16
+_MOST_CHUNKS = 16
+"""A block of more chunks is put together after all: they are so small that each costs more."""
 _JOBS_A_TURN = 8
 """After so many jobs a strand queues up behind the others, so that none keeps a thread."""
 
@@ -43,6 +49,7 @@ _JOBS_A_TURN = 8
 _HASHERS = ThreadPoolExecutor((os.cpu_count() or 1) + 2, thread_name_prefix="image-hash")
 _WRITERS = ThreadPoolExecutor(32, thread_name_prefix="image-write")
 
+Block = Sequence[Chunk]
 _NOTHING_EXPECTED: Mapping[str, str] = {}
 _running: set["_Intake"] = set()
 """The uploads of this process that are under way."""
@@ -99,16 +106,22 @@ async def write(
     order = _Order(driver, key, size_bytes, limit_bytes, (*algorithms, *expected), expected, claim)
     intake = _Intake(chunks, size_bytes, limit_bytes, room)
     _running.add(intake)
+    if len(_running) == _CROWD + 1:
+        memory.give_pieces_back()
     try:
-        first = await intake.take(_block_bytes() + 1)
+        taken = await intake.take(_block_bytes() + 1)
         if intake.ended:
-            return await _write_small(order, first)
+            return await _write_small(order, taken)
         stages = _Stages(order)
         try:
-            await stages.put(_joined(first))
-            while not intake.ended:
-                for piece in _pieces(_joined(await intake.take(_block_bytes()))):
-                    await stages.put(piece)
+            while True:
+                for block in _blocks(taken):
+                    stages.put(block)
+                if intake.ended:
+                    break
+                await stages.fewer_than(_blocks_at_once())
+                stages.raise_failure()
+                taken = await intake.take(_block_bytes())
             await _to_the_end(stages.fewer_than(1))
             stages.raise_failure()
             commit = partial(stages.commit, intake.received_bytes)
@@ -117,11 +130,19 @@ async def write(
             await stages.undo()
             raise
     finally:
+        if len(_running) == _CROWD + 1:
+            memory.keep_pieces()
         _running.discard(intake)
 
 
 def _block_bytes() -> int:
     return BLOCK_BYTES if len(_running) <= _CROWD else _CROWD_BLOCK_BYTES
+
+
+def _blocks_at_once() -> int:
+    """How many blocks an upload may have, the one that is coming in included."""
+    share = _TOGETHER_BYTES // (len(_running) * _block_bytes())
+    return max(1, min(share, BLOCKS_IN_FLIGHT))
 
 
 class _Order:
@@ -147,12 +168,12 @@ class _Order:
         self._inspection: Inspection | None = None
         self.hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
 
-    def inspect(self, block: Block) -> None:
+    def inspect(self, chunk: Chunk) -> None:
         """Shows the inspectors the next bytes; a job for a thread of its own."""
         if self._inspection is None:
             assert self.claim is not None
             self._inspection = Inspection(self.claim)
-        self._inspection.update(block)
+        self._inspection.update(chunk)
 
     def written(self, url: str, size_bytes: int) -> Written:
         """What is about to be stored. Raises DigestMismatch or ContentRefused."""
@@ -170,7 +191,7 @@ class _Order:
 
 
 class _Intake:
-    """Counts what comes in and puts small chunks together."""
+    """Counts what comes in and gathers it into blocks."""
 
     def __init__(
         self,
@@ -234,17 +255,20 @@ async def _write_small(order: _Order, chunks: list[bytes]) -> Written:
         raise
 
 
-def _store_block(order: _Order, chunks: list[bytes]) -> Written:
-    block = _joined(chunks)
-    for digest in order.hashes.values():
-        digest.update(block)
-    if order.claim is not None and block:
-        order.inspect(block)
-    written = order.written(order.driver.url_of(order.key), len(block))
-    sink = order.driver.create(order.key, len(block))
+def _store_block(order: _Order, taken: list[bytes]) -> Written:
+    size_bytes = sum(map(len, taken))
+    for block in _blocks(taken):
+        for chunk in block:
+            for digest in order.hashes.values():
+                digest.update(chunk)
+            if order.claim is not None:
+                order.inspect(chunk)
+    written = order.written(order.driver.url_of(order.key), size_bytes)
+    sink = order.driver.create(order.key, size_bytes)
     try:
-        if block:
-            sink.write(block)
+        for block in _blocks(taken):
+            for chunk in block:
+                sink.write(chunk)
         sink.commit()
     except BaseException:
         sink.abort()
@@ -252,22 +276,18 @@ def _store_block(order: _Order, chunks: list[bytes]) -> Written:
     return written
 
 
-def _joined(chunks: list[bytes]) -> bytes:
-    """The chunks in one piece; the list is emptied, so that nobody holds the bytes twice."""
-    block = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    chunks.clear()
-    return block
-
-
-def _pieces(block: bytes) -> Iterator[Block]:
-    """`block` itself, or views of it where a source gives far more than a block at once."""
-    if len(block) < 4 * BLOCK_BYTES:
-        if block:
-            yield block
+def _blocks(taken: list[bytes]) -> Iterator[Block]:
+    """What was taken as blocks: as one, or as several where a source gave far more at once."""
+    if len(taken) > _MOST_CHUNKS:
+        taken = [b"".join(taken)]
+    if sum(map(len, taken)) < 4 * BLOCK_BYTES:
+        if taken:
+            yield taken
         return
-    view = memoryview(block)
-    for start in range(0, len(block), BLOCK_BYTES):
-        yield view[start : start + BLOCK_BYTES]
+    for chunk in taken:
+        view = memoryview(chunk)
+        for start in range(0, len(chunk), BLOCK_BYTES):
+            yield [view[start : start + BLOCK_BYTES]]
 
 
 class _Stages:
@@ -293,13 +313,8 @@ class _Stages:
         self._in_flight = 0
         self._waiting: tuple[int, asyncio.Future[None]] | None = None
 
-    async def put(self, block: Block) -> None:
-        """Queues `block`, after a while when many are in flight. Raises a stage's failure."""
-        share = _TOGETHER_BYTES // (len(_running) * _block_bytes())
-        limit = max(2, min(share, BLOCKS_IN_FLIGHT))
-        if self._in_flight >= limit:
-            await self.fewer_than(limit)
-        self.raise_failure()
+    def put(self, block: Block) -> None:
+        """Queues `block` for every stage."""
         with self._lock:
             self._in_flight += 1
         stages_left = [len(self._hashers) + 1]
@@ -315,10 +330,10 @@ class _Stages:
         finally:
             await _to_the_end(self.in_writer(self._abort))
 
-    def _store(self, block: Block) -> None:
+    def _store(self, chunk: Chunk) -> None:
         if self._sink is None:
             self._sink = self._order.driver.create(self._order.key, self._order.size_bytes)
-        self._sink.write(block)
+        self._sink.write(chunk)
 
     def commit(self, size_bytes: int) -> Written:
         """Finishes the write if the data is as it should be; a job for the writer."""
@@ -340,7 +355,8 @@ class _Stages:
         """One stage's work on one block, in a pool thread."""
         if self._failure is None:
             try:
-                work(block)
+                for chunk in block:
+                    work(chunk)
             except BaseException as error:
                 self._fail(error)
         with self._lock:

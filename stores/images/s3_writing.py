@@ -9,7 +9,7 @@ from minio import Minio
 from minio.error import S3Error
 
 from calotype.stores.images.driver import (
-    Block,
+    Chunk,
     DataExists,
     DataMissing,
     StoreError,
@@ -68,8 +68,8 @@ class S3Sink:
         self._done = False
         self._new_room()
 
-    def write(self, block: Block) -> None:
-        view = memoryview(block)
+    def write(self, chunk: Chunk) -> None:
+        view = memoryview(chunk)
         while view:
             if self._filled_bytes == len(self._room):
                 self._send_part()

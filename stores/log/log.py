@@ -200,7 +200,7 @@ class EventLog:
         project: Callable[[Any, Sequence[Any]], Sequence[Change]],
         quotas: Quotas | None = None,
         *,
-        cached_aggregates: int = 4096,
+        cached_aggregates: int = 2048,
     ) -> None:
         self.recorder = recorder
         self._project = project

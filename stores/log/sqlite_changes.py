@@ -4,6 +4,7 @@ import sqlite3
 
 from calotype.stores.log.ceilings import exceeded
 from calotype.stores.log.log import Fence, Fenced
+from calotype.stores.log.sqlite_rows import insert_statement, replace_rows
 from calotype.stores.log.tables import Change, Count, Put, Table, adding, on_conflict
 
 _STANDS = "SELECT 1 FROM leases WHERE name = :name AND epoch = :epoch"
@@ -14,11 +15,6 @@ def check_fence(connection: sqlite3.Connection, fence: Fence) -> None:
     values = {"name": fence.lease, "epoch": fence.epoch}
     if connection.execute(_STANDS, values).fetchone() is None:
         raise Fenced(f"the lease {fence.lease} is no longer in epoch {fence.epoch}")
-
-
-def insert_statement(table: Table) -> str:
-    """The statement that inserts one row."""
-    return f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(table.columns))})"
 
 
 def write_change(connection: sqlite3.Connection, change: Change) -> None:
@@ -32,9 +28,7 @@ def write_change(connection: sqlite3.Connection, change: Change) -> None:
     if isinstance(change, Put):
         connection.executemany(f"{insert} {on_conflict(table, table.grows)}", change.rows)
         return
-    connection.execute(f"DELETE FROM {table.name} WHERE {table.owner} = ?", (change.owner,))
-    if change.rows:
-        connection.executemany(insert, change.rows)
+    replace_rows(connection, change)
 
 
 def _check_ceilings(connection: sqlite3.Connection, count: Count) -> None:
