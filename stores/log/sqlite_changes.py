@@ -5,7 +5,7 @@ import sqlite3
 from calotype.stores.log.ceilings import exceeded
 from calotype.stores.log.log import Fence, Fenced
 from calotype.stores.log.sqlite_rows import insert_statement, replace_rows
-from calotype.stores.log.tables import Change, Count, Put, Table, adding, on_conflict
+from calotype.stores.log.tables import Change, Count, Put, adding, on_conflict
 
 _STANDS = "SELECT 1 FROM leases WHERE name = :name AND epoch = :epoch"
 
