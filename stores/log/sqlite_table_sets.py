@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from calotype.stores.log.log import LogUnavailable
 from calotype.stores.log.sqlite_changes import check_fence, write_change
-from calotype.stores.log.sqlite_rows import insert_statement
 from calotype.stores.log.sqlite_connections import ThreadConnections
+from calotype.stores.log.sqlite_rows import insert_statement
 from calotype.stores.log.table_sets import Rows, Switch, TableSet
 from calotype.stores.log.tables import (
     SQLITE_TYPES,
