@@ -41,7 +41,12 @@ class Forbidden(CalotypeError):
 
 
 class NotFound(CalotypeError):
-    """There is no such thing, or the caller may not know that there is (404)."""
+    """There is no such thing, or the caller may not know that there is (404); `field` names the
+    part of the request that asked for it."""
+
+    def __init__(self, explanation: str = "", field: str | None = None) -> None:
+        super().__init__(explanation)
+        self.field = field
 
 
 class Conflict(CalotypeError):

@@ -271,7 +271,7 @@ def _delivered(one: Delivery, readable: Readable | None) -> dict[str, Any]:
 
 def _done(positions: list[int]) -> web.Response:
     if not positions:
-        raise NotFound("There is no parked event at that position.")
+        raise NotFound("There is no parked event at that position.", "position")
     return web.Response(status=204)
 
 

@@ -132,7 +132,7 @@ class Consumers:
         """Raises NotFound for one that does not exist."""
         found = await self._select("feed = :feed AND name = :name", key_of(project, name))
         if not found:
-            raise NotFound(f"There is no consumer '{name}' here.")
+            raise NotFound(f"There is no consumer '{name}' here.", "name")
         return found[0]
 
     async def of_feed(self, project: str | None) -> list[Consumer]:
@@ -284,7 +284,7 @@ class Consumers:
         def on_consumer(fetch: Fetch) -> Result:
             consumer = account.loaded(fetch, key)
             if consumer is None:
-                raise NotFound(f"There is no consumer '{key[1]}' here.")
+                raise NotFound(f"There is no consumer '{key[1]}' here.", "name")
             return work(fetch, consumer)
 
         return await self._transact(key, on_consumer)

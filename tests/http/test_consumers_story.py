@@ -126,7 +126,8 @@ async def test_failed_events_come_again_are_parked_and_are_redelivered(admin: An
     assert parked["event"] == delivery["event"]
     path = f"{BILLING}/parked/{parked['position']}"
     assert (await admin("POST", f"{path}/redeliver")).status == 204
-    assert (await admin("POST", f"{path}/redeliver")).status == 404
+    missing = await admin("POST", f"{path}/redeliver")
+    assert (missing.status, missing.json["field"]) == (404, "position")
     [delivery] = await fetched(admin)
     assert (delivery["event"]["id"], delivery["attempt"]) == (parked["position"], 1)
     assert await acked(admin, delivery) == ["acknowledged"]
@@ -190,6 +191,19 @@ async def test_a_client_that_vanished_is_given_nothing(cloud: Any) -> None:
     await admin.create()
     [delivery] = await fetched(admin, wait=10)
     assert delivery["attempt"] == 1
+
+
+async def test_of_many_who_make_a_consumer_at_once_one_makes_it(admin: Any) -> None:
+    answers = await asyncio.gather(*[admin("PUT", BILLING) for _ in range(8)])
+    assert sorted(answer.status for answer in answers) == [200] * 7 + [201]
+
+
+async def test_who_waits_for_a_consumer_that_is_deleted_is_told_so(admin: Any) -> None:
+    await admin("PUT", BILLING)
+    polling = asyncio.create_task(admin("POST", f"{BILLING}/fetch", json={"wait": 30}))
+    await asyncio.wait({polling}, timeout=0.3)
+    assert (await admin("DELETE", BILLING)).status == 204
+    assert (await asyncio.wait_for(polling, 5)).status == 404
 
 
 async def test_start_and_seek_go_by_positions(admin: Any) -> None:
@@ -391,5 +405,5 @@ async def test_an_unknown_consumer_is_named(admin: Any, method: str, path: str) 
     }
     path = path.format(delivery["event"]["id"])
     answer = await admin(method, f"{CONSUMERS}/{uuid.UUID(int=7)}{path}", json=bodies.get(path))
-    assert answer.status == 404
+    assert (answer.status, answer.json["field"]) == (404, "name")
     assert str(uuid.UUID(int=7)) in answer.json["detail"]
