@@ -42,7 +42,8 @@ async def restore_image(parts: Parts, actor: Actor, cause: Cause, image_id: str)
 
     An upload that was under way has ended; such an image is queued. Raises NotFound, Forbidden,
     Conflict for an image that is not deleted, Gone when there is nothing to come back to any
-    more, and Unavailable while its store cannot be asked.
+    more, LimitExceeded when its owner has no room for it, and Unavailable while its store cannot
+    be asked.
     """
     aggregate_id = image_uuid(image_id)
     allowed = partial(require_deleted, actor, "restore_image", image_id)
@@ -51,7 +52,6 @@ async def restore_image(parts: Parts, actor: Actor, cause: Cause, image_id: str)
     assert image is not None
     _require_open(image, datetime.now(UTC))
     await asyncio.to_thread(_require_bytes, parts, image)
-    # Quotas of what a project may have belong into this wish: what comes back counts again.
     restored: Image = await parts.log.change(aggregate_id, allowed, restore, cause)
     return restored
 

@@ -43,10 +43,11 @@ LimitsOf = Callable[[str], Awaitable[ProjectLimits]]
 
 _SAID = {
     "images": "The project may have {limit} images, and has {value}.",
-    "uploading": "The project may upload to {limit} images at a time, and uploads to {value}.",
-    "bytes": "The project may have {limit} bytes of image data, and has {value}, with what its "
-    "running uploads have announced.",
-    "staged_bytes": "The project may have {limit} staged bytes, and has {value}.",
+    "uploading": "The project may upload {limit} images at a time, and uploads {value}.",
+    "bytes": "The project may have {limit} bytes of image data. It has {value}, what running "
+    "uploads have announced included, and this takes {amount} more.",
+    "staged_bytes": "The project may have {limit} staged bytes. It has {value}, and this takes "
+    "{amount} more.",
 }
 
 
@@ -93,7 +94,7 @@ class Quotas:
 
     def refusal(self, over: OverLimit, event: Any) -> LimitExceeded:
         """The answer to a change that does not fit."""
-        text = _SAID[over.column].format(limit=over.ceiling, value=over.value)
+        text = _SAID[over.column].format(limit=over.ceiling, value=over.value, amount=over.amount)
         refusal = LimitExceeded(text)
         refusal.decision = Decision(f"quota:{over.column}", event.actor)
         return refusal

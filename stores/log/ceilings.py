@@ -18,7 +18,7 @@ def exceeded(count: Count, row: tuple[int, ...] | None) -> OverLimit | None:
         columns, count.amounts, reached, count.ceilings, strict=False
     ):
         if ceiling is not None and amount > 0 and value > ceiling:
-            return OverLimit(count.table.name, count.key, column.name, value - amount, ceiling)
+            return OverLimit(count.key, column.name, value - amount, amount, ceiling)
     return None
 
 

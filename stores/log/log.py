@@ -55,12 +55,14 @@ class Fenced(IntegrityError):
 class OverLimit(Exception):
     """A counter would have grown beyond its ceiling; nothing was written."""
 
-    def __init__(self, table: str, key: Any, column: str, value: int, ceiling: int) -> None:
-        super().__init__(f"{column} of {key} in {table} is {value}, and may be {ceiling} at most")
+    def __init__(self, key: Any, column: str, value: int, amount: int, ceiling: int) -> None:
+        super().__init__(f"{column} of {key}: {value} + {amount} is more than {ceiling}")
         self.key = key
         self.column = column
         self.value = value
         """What the counter stands at."""
+        self.amount = amount
+        """What was to be added."""
         self.ceiling = ceiling
 
 
