@@ -228,8 +228,9 @@ def _aim_write(rig: Rig, row: Row, what: str, bares: float) -> None:
         return
     named = f"{what}, {row.connections} connections, {row.images} images"
     rig.targets.append(_bare_target(named, row, bares))
-    share = row.ratios["rate / log alone"]
-    rig.targets.append(Target(f"{named}: rate", row.log, share, 0.6, False, "of the log alone"))
+    share = row.ratios["rate / log with rows"]
+    what = "of the log with its rows"
+    rig.targets.append(Target(f"{named}: rate", row.log, share, 0.6, False, what))
 
 
 def _bare_target(what: str, row: Row, bares: float) -> Target:

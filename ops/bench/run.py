@@ -15,7 +15,7 @@ from rich.console import Console
 
 from calotype.ops.bench import metadata, transfers
 from calotype.ops.bench.figures import MEGABYTE, Target
-from calotype.ops.bench.machine import machine_facts
+from calotype.ops.bench.machine import machine_facts, touch_memory
 from calotype.ops.bench.options import BenchError, Options
 from calotype.ops.bench.report import as_json, as_markdown, print_report
 from calotype.ops.bench.rig import Rig
@@ -42,6 +42,7 @@ def bench(options: Options) -> None:
     started = time.monotonic()
     with _terminated_like_interrupted(), _own_folder(options.folder) as folder:
         facts = machine_facts(folder)
+        touch_memory()
         rig = Rig(options, folder)
         complete = False
         try:

@@ -16,6 +16,8 @@ COMMON_NAME, COMMON_TAG = "common-name", "common-tag"
 COMMON_PROPERTY, COMMON_VALUE = "os_distro", "debian"
 FILL_CONNECTIONS = 64
 FILL_SECONDS = 600.0
+FOLLOW_SECONDS = 120.0
+"""How long the followers of the log may take for all that was filled in."""
 _NAME_EVERY, _TAG_EVERY, _PROPERTY_EVERY = 40, 10, 10
 _UNIQUE = "@n@"
 
@@ -58,7 +60,7 @@ def subjects(rig: Rig, log_name: str) -> Iterator[tuple[Subject, Subject]]:
             ids = _fill(rig, endpoint, images)
             if url:
                 _gather_statistics(url)
-            settle(endpoint.pid)
+            settle(endpoint.pid, patience_seconds=FOLLOW_SECONDS)
             made.append(Subject(log_name, floor_url, images, endpoint, ids))
         yield made[0], made[1]
 
