@@ -362,3 +362,23 @@ async def test_a_file_that_cannot_be_used_keeps_the_service_from_starting(
 ) -> None:
     with pytest.raises(SettingsError, match=r"property_protections.file: .*\[a\] create: is miss"):
         await open_cloud(**_settings(tmp_path, "[a]\n"))
+
+
+@pytest.mark.slow
+async def test_roles_of_tokens_and_of_the_service_that_asks_open_properties(
+    open_cloud: Any, tmp_path: Path, keystone: Any
+) -> None:
+    text = ROLES.replace("create = billing\nread = billing", "create = member\nread = service")
+    settings = _settings(tmp_path, text)
+    settings["identity"] = {"kind": "keystone"}
+    cloud = await open_cloud(keystone=keystone.settings, **settings)
+    nova = {"X_Service_Token": keystone.token("nova", "service")}
+    member, reader = ({"X_Auth_Token": keystone.token(user)} for user in ("member", "reader"))
+    made = await cloud.admin("POST", "/v2/images", json={"name": "a", CODE: VALUE}, **member)
+    assert (made.status, CODE in made.json) == (201, False)
+    path, filtered = f"/v2/images/{made.json['id']}", f"/v2/images?{CODE}={VALUE}"
+    for user in (member, reader):
+        assert CODE not in (await cloud.admin("GET", path, **user)).json
+        assert (await cloud.admin("GET", path, **user, **nova)).json[CODE] == VALUE
+        assert (await cloud.admin("GET", filtered, **user)).json["images"] == []
+        assert len((await cloud.admin("GET", filtered, **user, **nova)).json["images"]) == 1
