@@ -136,6 +136,15 @@ def _on_positions(
         fetch(f"{statement} {_MINE} IN ({listed})", mine(key, **names, **values))
 
 
+def hurry(fetch: Fetch, key: Key, now: float) -> None:
+    """Ends the pauses before next attempts."""
+    fetch(
+        f"{_UPDATE} due_at = :now WHERE feed = :feed AND name = :name AND state = 'waiting' "
+        "AND due_at > :now",
+        mine(key, now=now),
+    )
+
+
 def unpark(fetch: Fetch, key: Key, positions: Sequence[int] | None, now: float) -> list[int]:
     """Lets parked events be handed out again, with all their attempts; which. None: all."""
     return _parked(

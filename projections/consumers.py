@@ -258,6 +258,15 @@ class Consumers:
 
         return await self._change(key_of(project, name), work)
 
+    async def hurry(self, project: str | None, name: str) -> None:
+        """Hands out at once what failed and waits for its next attempt. Raises NotFound."""
+
+        def work(fetch: Fetch, consumer: Consumer) -> None:
+            now = account.now_of(fetch, self.recorder.CLOCK)
+            consumer_answers.hurry(fetch, consumer.key, now)
+
+        await self._change(key_of(project, name), work)
+
     # ---- inside ----
 
     async def _select(self, where: str, key: Key) -> list[Consumer]:

@@ -119,7 +119,7 @@ class Webhooks:
         wishes = Wishes(types, max_attempts=self._attempts)
         await self.consumers.put(*consumer, wishes, start=start)
         try:
-            return await self.endpoints.put(
+            made = await self.endpoints.put(
                 project, name, wanted.url, types, enabled=wanted.enabled
             )
         except Exception:
@@ -127,6 +127,8 @@ class Webhooks:
                 with suppress(NotFound):
                     await self.consumers.delete(*consumer)
             raise
+        await self.consumers.hurry(*consumer)
+        return made
 
     async def get(self, project: str, name: str) -> Endpoint:
         """Raises NotFound."""

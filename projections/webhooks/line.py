@@ -259,6 +259,7 @@ class Line:
         return await self._sender.send(self.endpoint.url, headers, body)
 
     async def _answer_done(self) -> None:
+        was_down = self._health.probing
         done = [one for one in self._running if one.task.done()]
         for one in done:
             if one.answer is None and (result := _result_of(one.task)) is not None:
@@ -273,6 +274,10 @@ class Line:
                     key, why = self.endpoint.key, answer.error
                     log.warning("webhook parked", webhook=key, position=answer.position, error=why)
         self._forget(done)
+        if was_down and not self._health.probing:
+            # It takes messages again: what failed meanwhile need not wait for hours.
+            await self._consumers.hurry(*self._consumer)
+            self._due.clear()
 
     def _answer_to(self, one: Running, result: Result) -> Answer:
         now = time.time()
@@ -324,10 +329,11 @@ class Line:
         await _all_of([one.task for one in self._running], FAREWELL_SECONDS)
         # What cannot be said now shows itself: claims end, and it is delivered again.
         with suppress(Exception):
-            if released:
-                await self._consumers.answer(*self._consumer, released)
             await self._answer_done()
             await self._tell()
+        if released:
+            with suppress(Exception):
+                await self._consumers.answer(*self._consumer, released)
         self._running.clear()
         self._give_places_back()
 
