@@ -265,7 +265,7 @@ def shown(endpoint: Endpoint) -> dict[str, Any]:
     state = "delivering"
     if endpoint.disabled:
         state = "disabled"
-    elif endpoint.failures:
+    elif endpoint.failing_since is not None:
         state = "failing"
     return {
         "name": endpoint.name,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json as json_of
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from calotype.http.conversation import Api
 from calotype.http.routes import application
 from calotype.ops.settings import Settings
 from calotype.ops.sweeper import Swept, sweep
-from calotype.ops.wiring import api_of, migrate, parts_of, recorder_of
+from calotype.ops.webhook_wiring import deliverer_of
+from calotype.ops.wiring import api_of, audience_follower, migrate, parts_of, recorder_of
+from calotype.projections.webhooks import delivering
 
 PATCH_MEDIA = "application/openstack-images-v2.1-json-patch"
 OLD_PATCH_MEDIA = "application/openstack-images-v2.0-json-patch"
@@ -125,6 +128,24 @@ class Caller:
             answer = await self("PUT", f"{path}/{member}", json={"status": status})
             assert answer.status == 200, answer.text
 
+    async def hook(self, url: str, name: str = "ci", **more: Any) -> str:
+        """Makes a webhook; its secret."""
+        answer = await self("PUT", f"/log/v1/webhooks/{name}", json={"url": url, **more})
+        assert answer.status == 201, answer.text
+        return str(answer.json["secret"])
+
+    async def hook_state(self, name: str = "ci") -> dict[str, Any]:
+        """A webhook as its owner sees it."""
+        answer = await self("GET", f"/log/v1/webhooks/{name}")
+        assert answer.status == 200, answer.text
+        return answer.json
+
+    async def parked(self, name: str = "ci") -> list[dict[str, Any]]:
+        """The parked messages of a webhook."""
+        answer = await self("GET", f"/log/v1/webhooks/{name}/parked")
+        assert answer.status == 200, answer.text
+        return answer.json["parked"]
+
 
 @dataclass
 class Cloud:
@@ -204,3 +225,54 @@ async def projects(open_cloud: OpenCloud) -> Cloud:
 @pytest.fixture
 def admin(cloud: Cloud) -> Caller:
     return cloud.admin
+
+
+HOOKS_ON_LOOPBACK = {
+    "plain_http": True,
+    "allow": ["127.0.0.0/8"],
+    "first_retry_seconds": 0.1,
+    "longest_retry_seconds": 0.4,
+    "timeout_seconds": 5.0,
+    "attempts": 3,
+}
+
+
+@pytest.fixture
+async def open_hooks(open_cloud: OpenCloud, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """Starts clouds whose webhooks are delivered, and may lead to loopback."""
+    monkeypatch.setattr(delivering, "CHANGES_SECONDS", 0.1)  # Only so that tests are quick.
+    tasks: list[asyncio.Task[None]] = []
+
+    async def start(
+        identity: str = "none", more: dict[str, Any] | None = None, **webhooks: Any
+    ) -> Cloud:
+        table = {**HOOKS_ON_LOOPBACK, **webhooks}
+        cloud = await open_cloud(identity={"kind": identity}, webhooks=table, **(more or {}))
+        api, settings = cloud.api, Settings(webhooks=table)
+        deliverer = deliverer_of(settings, cloud.parts, api.webhooks, lambda: api.policy)
+        tasks.append(asyncio.create_task(deliverer.run()))
+        tasks.append(asyncio.create_task(audience_follower(cloud.parts, api.feed.waking).run()))
+        return cloud
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _becomes(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return result
+        assert time.monotonic() < deadline, "did not happen in time"
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def becomes() -> Any:
+    """Waits until a condition, or what it gives when awaited, is true; what that was."""
+    return _becomes

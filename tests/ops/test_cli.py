@@ -16,6 +16,20 @@ COMMANDS = (
     ["migrate"],
     ["status"],
     ["reconcile"],
+    ["webhooks"],
+    *(
+        ["webhooks", verb]
+        for verb in (
+            "list",
+            "show",
+            "create",
+            "delete",
+            "test",
+            "parked",
+            "redeliver",
+            "rotate",
+        )
+    ),
     ["config"],
     ["config", "check"],
     ["audit"],
