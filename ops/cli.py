@@ -208,7 +208,8 @@ def config_check(config: ConfigOption = None) -> None:
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, short rounds.")] = False,
     scenario: Annotated[
-        list[str] | None, typer.Option(help="Only this one; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only this one; may be repeated. Only when named: identity."),
     ] = None,
     log: Annotated[
         list[str] | None, typer.Option(help="Only this log: postgresql or sqlite; repeatable.")

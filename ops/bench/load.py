@@ -30,7 +30,7 @@ class Job:
     """What to ask for, until when, and what came of it.
 
     A job's keys: `port`, `connections`, `method`, `paths` (taken in turn, with `rotate` from the
-    running number on), `bodies` (in turn, templates; may be missing), `content_type`,
+    running number on), `bodies` (in turn, templates; may be missing), `content_type`, `headers`,
     `upload_bytes` (a body of that size in place of `bodies`), `first` (the first running
     number), `count` (requests at most), `seconds` (no request starts later), `give_up_seconds`
     (all is cut off then), `expect` (the good status), `collect_ids`, and `ramp_seconds`: with it
@@ -58,6 +58,8 @@ class Job:
         fixed = " HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         if "content_type" in asked:
             fixed += f"Content-Type: {asked['content_type']}\r\n"
+        for name, value in asked.get("headers", {}).items():
+            fixed += f"{name}: {value}\r\n"
         first = asked.get("first", 0)
         # Goes on where the last job stopped, so that rounds do not ask for the same again.
         turn = first % len(asked["paths"]) if asked.get("rotate") else 0

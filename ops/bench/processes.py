@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -179,15 +179,24 @@ class Partner:
 
 
 class CalotypeServer:
-    """A `calotype serve` without authentication on a free port of 127.0.0.1.
+    """A `calotype serve` on a free port of 127.0.0.1, without authentication unless `settings` say.
 
-    `log_url` is empty for the embedded log. The folder keeps its data and its output.
+    `log_url` is empty for the embedded log. The folder keeps its data and its output. `settings`
+    are variables without the `CALOTYPE_` of their names.
     """
 
-    def __init__(self, folder: Path, log_url: str = "", *, workers: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        log_url: str = "",
+        *,
+        workers: int = 1,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._folder = folder
         self._log_url = log_url
         self._workers = workers
+        self._environment = _environment(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
 
@@ -205,14 +214,14 @@ class CalotypeServer:
         with (self._folder / "server.log").open("ab") as output:
             migrated = subprocess.run(
                 _calotype(["migrate", *settings]), stdout=output, stderr=output,
-                stdin=subprocess.DEVNULL, env=_environment(), check=False,
+                stdin=subprocess.DEVNULL, env=self._environment, check=False,
             )  # fmt: skip
             if migrated.returncode:
                 raise RuntimeError(f"calotype migrate failed:\n{self._said()}")
             listen = ["--listen", f"127.0.0.1:{self.port}", "--workers", str(self._workers)]
             self._process = subprocess.Popen(
                 _calotype(["serve", *settings, *listen]), stdout=output, stderr=output,
-                stdin=subprocess.DEVNULL, env=_environment(),
+                stdin=subprocess.DEVNULL, env=self._environment,
             )  # fmt: skip
         try:
             self._wait_until_ready()
@@ -247,7 +256,8 @@ def _calotype(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "calotype.ops", *arguments]
 
 
-def _environment() -> dict[str, str]:
-    """Ours without settings of Calotype: what is measured is what a newcomer gets."""
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Ours with no other settings of Calotype: what is measured is what a newcomer gets."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CALOTYPE_")}
-    return kept | {"CALOTYPE_QUIET": "1"}
+    given = {f"CALOTYPE_{name}": value for name, value in settings.items()}
+    return kept | given | {"CALOTYPE_QUIET": "1"}

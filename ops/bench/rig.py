@@ -3,7 +3,7 @@
 import base64
 import http.client
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +44,7 @@ class Requests:
     expect: int = 200
     bodies: Sequence[str] = ()
     content_type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     upload_bytes: int = 0
     collect_ids: bool = False
     rotate: bool = False
@@ -56,6 +57,7 @@ class Requests:
             "upload_bytes": self.upload_bytes,
             "collect_ids": self.collect_ids,
             "rotate": self.rotate,
+            "headers": dict(self.headers),
         }
         if self.bodies:
             given["bodies"] = list(self.bodies)

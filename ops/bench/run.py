@@ -13,7 +13,7 @@ from types import FrameType
 import structlog
 from rich.console import Console
 
-from calotype.ops.bench import metadata, transfers
+from calotype.ops.bench import identity, metadata, transfers
 from calotype.ops.bench.figures import MEGABYTE, Target
 from calotype.ops.bench.machine import machine_facts, touch_memory
 from calotype.ops.bench.options import BenchError, Options
@@ -85,6 +85,8 @@ def _measure(rig: Rig, log_name: str) -> None:
             transfers.measure_upload(rig, few)
         if "download" in wanted:
             transfers.measure_download(rig, few)
+        if "identity" in wanted:
+            identity.measure_identity(rig, few)
     peaks = [row.peak_memory_megabytes for row in rig.rows if row.log == log_name]
     target = MEMORY_TARGET_MEGABYTES
     rig.targets.append(Target("memory of a worker", log_name, max(peaks), target, True, "MB"))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import structlog
@@ -31,6 +32,9 @@ class Subject:
     log: str
     log_url: str
     """The URL of a log of its own beside it, empty, for the floor."""
+    folder: Path
+    url: str
+    """Where its own log is: what another server on the same images is started with."""
     images: int
     endpoint: Endpoint
     ids: list[str]
@@ -61,7 +65,7 @@ def subjects(rig: Rig, log_name: str) -> Iterator[tuple[Subject, Subject]]:
             if url:
                 _gather_statistics(url)
             settle(endpoint.pid, patience_seconds=FOLLOW_SECONDS)
-            made.append(Subject(log_name, floor_url, images, endpoint, ids))
+            made.append(Subject(log_name, floor_url, folder, url, images, endpoint, ids))
         yield made[0], made[1]
 
 
