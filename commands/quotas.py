@@ -5,9 +5,9 @@ image of another owner) carries the project's limits into the transaction that a
 log itself refuses what does not fit. So nothing rests on a number that was read before.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from calotype.commands.errors import Decision, LimitExceeded
 from calotype.commands.image import Image
@@ -38,8 +38,30 @@ class ProjectLimits:
 
 
 NO_LIMITS = ProjectLimits()
-LimitsOf = Callable[[str], Awaitable[ProjectLimits]]
-"""Asks for the limits of a project; may raise Unavailable."""
+
+
+class LimitsOf(Protocol):
+    """Knows the limits of projects, or whom to ask for them."""
+
+    async def __call__(self, project: str) -> ProjectLimits:
+        """The limits of a project. Raises Unavailable while they cannot be found out."""
+
+    async def close(self) -> None:
+        """Gives back what asking took."""
+
+
+class SameForAll:
+    """The same limits for every project."""
+
+    def __init__(self, limits: ProjectLimits) -> None:
+        self._limits = limits
+
+    async def __call__(self, project: str) -> ProjectLimits:
+        return self._limits
+
+    async def close(self) -> None:
+        """Nothing was taken."""
+
 
 _SAID = {
     "images": "The project may have {limit} images, and has {value}.",
@@ -78,6 +100,11 @@ class Quotas:
         """How many more bytes the project may have now; None: any number."""
         limit = (await self.limits(project)).bytes
         return None if limit is None else max(0, limit - (await self.counted(project)).bytes)
+
+    async def close(self) -> None:
+        """Gives back what asking for limits took."""
+        if self.limits_of is not None:
+            await self.limits_of.close()
 
     # ---- what the log asks ----
 

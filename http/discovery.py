@@ -110,11 +110,6 @@ async def usage(request: web.Request) -> web.Response:
     return json_answer(orjson.dumps({"usage": told}))
 
 
-async def nowhere(request: web.Request) -> web.Response:
-    """Methods of a path that the Image API knows by one method only (404)."""
-    raise NotFound("The resource could not be found.")
-
-
 async def healthcheck(request: web.Request) -> web.Response:
     """GET /healthcheck: OK, or 503 with the reason that a load balancer should look elsewhere."""
     api = request.app[API]

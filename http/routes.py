@@ -18,7 +18,6 @@ from calotype.http import (
 from calotype.http.basic import BasicIdentity
 from calotype.http.conversation import API, ELSEWHERE, Api, conversation
 from calotype.http.keystone import KeystoneIdentity
-from calotype.http.keystone_limits import KeystoneLimits
 
 IMAGE = "/v2/images/{image_id}"
 CONSUMER = "/log/v1/consumers/{name}"
@@ -79,7 +78,7 @@ ROUTES = (
     ("GET", "/v2/info/import", discovery.import_methods),
     ("GET", "/v2/info/stores", discovery.stores),
     ("GET", "/v2/info/usage", discovery.usage),
-    ("*", "/v2/info/usage", discovery.nowhere),
+    ("*", "/v2/info/usage", discovery.elsewhere),
     ("GET", "/healthcheck", discovery.healthcheck),
     ("*", "/v2", discovery.redirect_to_v2),
     ("*", "/versions", discovery.versions),
@@ -108,6 +107,6 @@ async def _end_streams(app: web.Application) -> None:
 
 async def _close_askers(app: web.Application) -> None:
     api = app[API]
-    for asker in (api.identify, api.parts.quotas.limits_of):
-        if isinstance(asker, (KeystoneIdentity, BasicIdentity, KeystoneLimits)):
-            await asker.close()
+    if isinstance(api.identify, (KeystoneIdentity, BasicIdentity)):
+        await api.identify.close()
+    await api.parts.quotas.close()

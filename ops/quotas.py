@@ -1,6 +1,6 @@
 """From settings to quotas: fixed ones, or those that Keystone knows."""
 
-from calotype.commands.quotas import NO_LIMITS, ProjectLimits, Quotas
+from calotype.commands.quotas import NO_LIMITS, ProjectLimits, Quotas, SameForAll
 from calotype.http.keystone_limits import KeystoneLimits
 from calotype.ops.identity import keystone_of
 from calotype.ops.limit_settings import Limits
@@ -22,11 +22,7 @@ def quotas_of(settings: Settings, recorder: GroupCommitRecorder) -> Quotas:
         )
         return Quotas(recorder, unified)
     limits = _fixed(table)
-
-    async def same_for_all(project: str) -> ProjectLimits:
-        return limits
-
-    return Quotas(recorder, None if limits == NO_LIMITS else same_for_all)
+    return Quotas(recorder, None if limits == NO_LIMITS else SameForAll(limits))
 
 
 def _fixed(table: Limits) -> ProjectLimits:

@@ -194,6 +194,7 @@ async def _parts(
         try:
             yield parts
         finally:
+            await parts.quotas.close()
             for driver in parts.stores.values():
                 await asyncio.to_thread(driver.close)
     finally:

@@ -265,6 +265,7 @@ async def test_without_unified_limits_the_usage_call_tells_nothing(start):
     assert (answer.status, answer.json) == (200, {"usage": {}})
     assert (await red("POST", "/v2/info/usage")).status == 404
     assert (await red("DELETE", "/v2/info/usage")).status == 404
+    assert (await red("OPTIONS", "/v2/info/usage")).status == 200
 
 
 async def test_a_refusal_is_told_to_the_operator_with_rule_and_actor(start, capfd):

@@ -15,7 +15,7 @@ from calotype.commands import deletion
 from calotype.commands.errors import CalotypeError, LimitExceeded
 from calotype.commands.image import Image, create
 from calotype.commands.policy import Cause
-from calotype.commands.quotas import ProjectLimits, Quotas
+from calotype.commands.quotas import ProjectLimits, Quotas, SameForAll
 from calotype.commands.usage import USAGE, counts
 from calotype.ops.wiring import is_up_to_date, migrate
 from calotype.projections.images import rows_of
@@ -63,12 +63,10 @@ async def recorders(log_url: str) -> AsyncIterator[list[GroupCommitRecorder]]:
         await recorder.close()
 
 
-async def _limits(project: str) -> ProjectLimits:
-    return LIMITS
-
-
 def _logs(recorders: list[GroupCommitRecorder]) -> list[EventLog]:
-    return [EventLog(recorder, rows_of, Quotas(recorder, _limits)) for recorder in recorders]
+    return [
+        EventLog(recorder, rows_of, Quotas(recorder, SameForAll(LIMITS))) for recorder in recorders
+    ]
 
 
 def _some_wish(choice: random.Random) -> Any:
