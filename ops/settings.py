@@ -17,7 +17,7 @@ from pydantic_settings import (
 )
 
 from calotype.ops.limit_settings import Limits
-from calotype.ops.sink_settings import SinkName, SinkSettings
+from calotype.ops.sink_settings import SinkName, SinkSettings, check_sinks
 from calotype.ops.webhook_settings import Webhooks
 
 
@@ -326,6 +326,11 @@ class Settings(BaseSettings):
                     f"{name} needs keystone.username and keystone.password, or "
                     "keystone.application_credential_id and keystone.application_credential_secret"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _deliverable(self) -> "Settings":
+        check_sinks(self.sinks, versions_kept=self.followers.versions)
         return self
 
     def log_url(self) -> str:

@@ -59,6 +59,9 @@ class RabbitMQSink(_Sink):
     disabled_notifications: list[str] = []
     """Event types that are not sent, or their beginnings up to a dot, such as `image.member`."""
 
+    exists: Literal["never", "hour", "day"] = "never"
+    """How often image.exists tells of every image there is (periods of UTC)."""
+
     @model_validator(mode="after")
     def _reachable(self) -> "RabbitMQSink":
         _check_urls(self.urls, ("amqp", "amqps"), "amqp://USER:PASSWORD@HOST:5672/VIRTUAL_HOST")
@@ -89,6 +92,13 @@ class NatsSink(_Sink):
 
 SinkSettings = Annotated[RabbitMQSink | NatsSink, Field(discriminator="kind")]
 KINDS: tuple[type[_Sink], ...] = (RabbitMQSink, NatsSink)
+
+
+def check_sinks(sinks: dict[str, SinkSettings], *, versions_kept: bool) -> None:
+    """Raises ValueError where a sink needs what another setting turns off."""
+    for name, sink in sinks.items():
+        if isinstance(sink, RabbitMQSink) and sink.exists != "never" and not versions_kept:
+            raise ValueError(f"sinks.{name}.exists needs followers.versions = true; set it")
 
 
 def without_password(url: str) -> str:

@@ -12,6 +12,7 @@ from calotype.projections.feed import Feed
 from calotype.projections.positions import Positions
 from calotype.projections.sinks.contract import Broker, Telling
 from calotype.projections.sinks.delivery import Delivery
+from calotype.projections.sinks.existing import Existing
 from calotype.projections.sinks.glance import is_disabled
 from calotype.projections.sinks.jetstream import JetStream, JetStreamTelling, Stream
 from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
@@ -75,12 +76,21 @@ async def registered_deliveries(settings: Settings, parts: Parts, feed: Feed) ->
             holder=parts.process_id,
             wait=feed.waking.grown,
             start=table.start,
+            chore=_audits(recorder, positions, name, table),
         )
         await delivery.register()
         deliveries.append(delivery)
     for name in silent_downloads(settings):
         log.warning("sink tells no image.send: audit.downloads is false", sink=name)
     return deliveries
+
+
+def _audits(
+    recorder: GroupCommitRecorder, positions: Positions, name: str, table: SinkSettings
+) -> Existing | None:
+    if not isinstance(table, RabbitMQSink) or table.exists == "never":
+        return None
+    return Existing(recorder, name, envelope_of(positions, table), table.exists)
 
 
 def silent_downloads(settings: Settings) -> list[str]:

@@ -17,7 +17,8 @@ from calotype.projections.images import rows_of
 from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
 from calotype.projections.seal import SEAL_TABLES
-from calotype.projections.sinks.parked import SINK_TABLES
+from calotype.projections.sinks.existing import AUDITS
+from calotype.projections.sinks.parked import PARKED, STATES
 from calotype.projections.spans import FOLLOWER, SPAN_TABLES, ImageSpans
 from calotype.projections.tables import TABLES
 from calotype.projections.usage import recount
@@ -30,7 +31,15 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 REST_SECONDS = 0.03
 """How long the audiences of events rest after a page: commands share the disk with them."""
 
-QUERY_TABLES = (*TABLES, *SPAN_TABLES, *SEAL_TABLES, *SINK_TABLES, audience.EVENT_AUDIENCE)
+QUERY_TABLES = (
+    *TABLES,
+    *SPAN_TABLES,
+    *SEAL_TABLES,
+    PARKED,
+    STATES,
+    AUDITS,
+    audience.EVENT_AUDIENCE,
+)
 
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:

@@ -185,14 +185,14 @@ class Delivery:
         """Publishes, and writes down that it is done. What is confirmed is not sent again."""
         self._busy = True
         try:
+            page = work.page
+            self.state = f"delivers up to {page.last}"
             await work.publication.publish()
+            for position, error in page.refused.items():
+                log.error("message refused", sink=self.name, position=position, error=error)
             if work.rows is not None:
                 await self._append(work.rows)
                 return
-            page = work.page
-            self.state = f"delivers up to {page.last}"
-            for position, error in page.refused.items():
-                log.error("event parked", sink=self.name, position=position, error=error)
             await self._append(parking(self.name, page.refused, page.topics), page.last)
             self._known = page.last
         finally:

@@ -42,8 +42,6 @@ STATES = Table(
 )
 """What keeps a sink from going on, as its leader says; the empty text: nothing."""
 
-SINK_TABLES = (PARKED, STATES)
-
 _OF_SINK = (
     f"SELECT position, topic, error, parked_at FROM {PARKED.name} "
     "WHERE sink = :sink ORDER BY position"
