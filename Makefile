@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KEYSTONE := .venv-keystone
+CEILOMETER := .venv-ceilometer
 
 .PHONY: serve test tools test-quick lint bench clean
 
 serve: $(VENV)/.service
 	$(BIN)/calotype serve
 
-test: $(VENV)/.tests $(KEYSTONE)/.installed tools
+test: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools
 	$(BIN)/python -m pytest
 
 # Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of. And a real
@@ -60,5 +61,11 @@ $(KEYSTONE)/.installed: ops/backends/keystone-requirements.txt
 	$(KEYSTONE)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+# The consumers of notifications of the tests, apart for the same reason.
+$(CEILOMETER)/.installed: ops/backends/ceilometer-requirements.txt
+	$(PYTHON) -m venv $(CEILOMETER)
+	$(CEILOMETER)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(KEYSTONE) build dist *.egg-info
+	rm -rf $(VENV) $(KEYSTONE) $(CEILOMETER) build dist *.egg-info
