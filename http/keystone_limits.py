@@ -106,12 +106,16 @@ class KeystoneLimits:
 
 
 def _limit(listed: _Listed, resource: str, key: str, region: str) -> int | None:
-    """The limit of a resource in the region, or the one that is for all regions; None: neither."""
+    """The limit of a resource in the region, else the one that is for all regions; None: neither.
+
+    Where no region is ours, and there is none for all, the least of them.
+    """
     found: dict[str, int] = {
         each.get("region_id") or "": each[key]
         for each in listed
         if each.get("resource_name") == resource and isinstance(each.get(key), int)
     }
-    if not region and "" not in found:
-        return min(found.values(), default=None)
-    return found.get(region, found.get(""))
+    if region or "" in found:
+        return found.get(region, found.get(""))
+    bounded = [limit for limit in found.values() if limit != UNLIMITED]
+    return min(bounded or found.values(), default=None)

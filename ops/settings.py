@@ -312,6 +312,12 @@ class Settings(BaseSettings):
         keystone = self.keystone
         if self.identity.kind == "http_basic" and not self.http_basic.file:
             raise ValueError("identity.kind = 'http_basic' needs http_basic.file; set it")
+        by_password = keystone.username and keystone.password
+        if self.limits.system_scope and (keystone.application_credential_id or not by_password):
+            raise ValueError(
+                "limits.system_scope = true needs keystone.username and keystone.password: "
+                "application credentials are of a project"
+            )
         asks_keystone = {
             "identity.kind = 'keystone'": self.identity.kind == "keystone",
             "limits.keystone = true": self.limits.keystone,
@@ -319,7 +325,7 @@ class Settings(BaseSettings):
         for name in [name for name, asks in asks_keystone.items() if asks]:
             if not keystone.url:
                 raise ValueError(f"{name} needs keystone.url; set it")
-            if not (keystone.username and keystone.password) and not (
+            if not by_password and not (
                 keystone.application_credential_id and keystone.application_credential_secret
             ):
                 raise ValueError(

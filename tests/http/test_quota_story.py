@@ -268,6 +268,16 @@ async def test_without_unified_limits_the_usage_call_tells_nothing(start):
     assert (await red("OPTIONS", "/v2/info/usage")).status == 200
 
 
+async def test_sizes_that_nobody_could_count_are_refused(start):
+    cloud = await start(limits={"image_size_bytes": -1})
+    red = cloud.caller("red")
+    image = await red.create_bare()
+    for size in (2**50 + 1, 2**63, 10**19 - 1):
+        answer = await red.upload(image["id"], b"x", x_openstack_image_size=str(size))
+        assert answer.status == 413
+    assert (await counted(cloud))[1:] == (1, 0, 0, 0, 0)
+
+
 async def test_a_refusal_is_told_to_the_operator_with_rule_and_actor(start, capfd):
     cloud = await start(limits={"project_images": 0})
     assert (await cloud.caller("red")("POST", "/v2/images", json={})).status == 413
