@@ -25,6 +25,9 @@ from calotype.projections.consumer_requests import (
     LONGEST_RETRY_SECONDS,
     LONGEST_WAIT_SECONDS,
     MAX_LIMIT,
+    MODIFY,
+    READ,
+    USE,
     checked_fields,
     checked_member,
     checked_name,
@@ -41,9 +44,6 @@ from calotype.projections.consumer_state import (
     moment_text,
 )
 from calotype.projections.consumers import OWN_MARK, Delivery
-
-READ, USE, MODIFY = "get_consumer", "use_consumer", "modify_consumer"
-"""The policy's rules: looking at consumers, being a member, and everything else."""
 
 ACK_SECONDS = 60.0
 DEFAULT_LIMIT = 100

@@ -11,6 +11,8 @@ from calotype.projections.consumer_account import OnParked, Wishes
 from calotype.projections.consumers import OWN_MARK
 from calotype.projections.feed import Feed, known_types, reader_of
 
+READ, USE, MODIFY = "get_consumer", "use_consumer", "modify_consumer"
+"""The policy's rules: looking at consumers, being a member, and everything else."""
 BEGINNING, END = "beginning", "end"
 """Words for the positions before all events and after all that there are now."""
 MAX_LIMIT = 1000
@@ -25,14 +27,19 @@ _MEMBER = re.compile(r"[!-~]{1,100}")
 
 
 def consumer_feed(actor: Actor, rule: str, project: str | None) -> str | None:
-    """The feed whose consumers the actor means: its own, or, if it may read them all, that of
-    `project`. Raises Forbidden."""
+    """The feed whose consumers the actor means: its own, or that of `project`.
+
+    Who may read all feeds may look at all consumers; touching those of a project is for its members
+    and administrators. Raises Forbidden.
+    """
     own = reader_of(actor)
     require_call(actor, rule)
     if project is None or project == own:
         return own
     if own is not None:
-        raise Forbidden("Only administrators and auditors use the consumers of other projects.")
+        raise Forbidden("Only administrators and auditors see the consumers of other projects.")
+    if rule != READ and not actor.is_admin:
+        raise Forbidden("Only members and administrators change the consumers of a project.")
     return project
 
 

@@ -251,6 +251,8 @@ async def test_a_projects_consumer_sees_what_the_project_may_see_and_is_its_own(
         shown = await helper("GET", f"{BILLING}?project=p1")
         assert (shown.json["project"], shown.json["claimed"]) == ("p1", 1)
     token = {"tokens": [delivery["token"]]}
+    assert (await auditor("POST", f"{BILLING}/ack?project=p1", json=token)).status == 403
+    assert (await auditor("DELETE", f"{BILLING}?project=p1")).status == 403
     helped = await operator("POST", f"{BILLING}/ack?project=p1", json=token)
     assert helped.json["results"][0]["result"] == "acknowledged"
     assert (await told.caller("p1", "nothing")("GET", CONSUMERS)).status == 403
