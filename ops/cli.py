@@ -184,8 +184,14 @@ _SECRETS = (
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Check the settings file and environment; print what is in force, without secrets."""
+    """Check the settings file, the environment, and the files with rules that they name.
+
+    Prints what is in force, without secrets.
+    """
+    from calotype.ops.policy_files import load_policy
+
     settings = load_settings(config)
+    load_policy(settings.policy, settings.property_protections)
     shown = settings.model_dump(exclude={"sinks"})
     for table in (shown, *[value for value in shown.values() if isinstance(value, dict)]):
         for key in table:

@@ -118,15 +118,17 @@ def test_a_wrong_setting_is_one_message_naming_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table", ["policy", "property_protections"])
-def test_a_file_of_rules_that_cannot_be_used_ends_a_service_of_many_workers(
+def test_a_file_of_rules_that_cannot_be_used_fails_the_check_and_any_number_of_workers(
     tmp_path: Path, table: str
 ) -> None:
     rules, file = tmp_path / "rules", tmp_path / "calotype.toml"
     rules.write_text("nonsense")
     file.write_text(f'data = "{tmp_path}/data"\n[{table}]\nfile = "{rules}"\n')
-    done = _calotype("serve", "--workers", "2", "--listen", "127.0.0.1:0", "--config", str(file))
-    assert done.returncode == 2
-    assert f"{table}.file: {rules}" in done.stderr
+    serve = ("serve", "--workers", "2", "--listen", "127.0.0.1:0")
+    for command in (("config", "check"), serve):
+        done = _calotype(*command, "--config", str(file))
+        assert done.returncode == 2
+        assert f"{table}.file: {rules}" in done.stderr
 
 
 @pytest.mark.parametrize(
