@@ -23,11 +23,12 @@ INTERNAL = "os_glance"
 """What the names of properties begin with that only the service itself sets."""
 _NOT_CUSTOM = WRITABLE | READ_ONLY | RESERVED | HASHES | {"id", "tags"}
 """The other members of an image as the API shows it; no custom property can have such a name."""
-_FINDS_ANYTHING = frozenset({"", ".*", "^", "^.*", ".*$", "^.*$", "(.*)", "^(.*)$", ".*?"})
-"""Patterns that are found in every name. Others may be too; then reading costs a look."""
+FOUND_EVERYWHERE = frozenset({".*", "^", "^.*", ".*$", "(.*)", ".*?"})
+"""Patterns that are found in every name. Others may be too; then reading costs a look. (`^.*$` is
+not: a name may have several lines.)"""
 _NO_IMAGE = NewImage(owner="\x00", visibility="\x00", status="\x00")
 """What rules are asked about, because protections are not about an image: it is like none."""
-_REMEMBERED = 10_000
+_REMEMBERED_NAMES, _REMEMBERED_READERS = 4096, 64
 
 
 class BadProtection(ValueError):
@@ -79,7 +80,7 @@ class Readable:
             return True
         if name in self._hidden:
             return False
-        if len(self._names) + len(self._hidden) >= _REMEMBERED:
+        if len(self._names) + len(self._hidden) >= _REMEMBERED_NAMES:
             # Names come from outside: there may be any number.
             self._names, self._hidden = set(_NOT_CUSTOM), set()
         opened = name.startswith(INTERNAL) or self._opens(name)
@@ -117,7 +118,7 @@ class Protections:
         """The names that the actor may read; None: all there can be."""
         opened = tuple([section.grants["read"].is_for(actor) for section in self.sections])
         if opened not in self._readable:
-            if len(self._readable) >= _REMEMBERED:
+            if len(self._readable) >= _REMEMBERED_READERS:
                 self._readable.clear()
             everything = self._opens_all(opened)
             self._readable[opened] = None if everything else Readable(self.sections, opened)
@@ -140,7 +141,7 @@ class Protections:
         for section, is_open in zip(self.sections, opened, strict=True):
             if not is_open:
                 return False
-            if section.text in _FINDS_ANYTHING:
+            if section.text in FOUND_EVERYWHERE:
                 return True  # No section behind this one is ever asked.
         return False
 
