@@ -5,6 +5,7 @@ was missed, because nothing ran, is made later. How far it is stands in a row, w
 fence of the sink's leader.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from calotype.projections.moments import rfc3339
 from calotype.projections.sinks import glance
 from calotype.projections.sinks.contract import Message
 from calotype.projections.sinks.oslo import OsloEnvelope
-from calotype.projections.sinks.pages import PAGE_EVENTS, Page
+from calotype.projections.sinks.pages import PAGE_BYTES, PAGE_EVENTS, Page
 from calotype.projections.spans import FOLLOWER, IMAGE_SPANS, MOMENTS
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change, Column, Replace, Table
@@ -102,14 +103,22 @@ class Existing:
         audit = await self._due(*rows[0])
         if audit is None:
             return None
+        return await asyncio.to_thread(self._read_page, audit)
+
+    def _read_page(self, audit: _Audit) -> tuple[Page, Sequence[Change]]:
         values = {"marker": audit.marker, "at": audit.position, "limit": self._page_images}
-        found = await self._recorder.fetch(_IMAGES, values, heavy=True)
+        found = self._recorder.fetch_now(_IMAGES, values)
         page = Page(audit.position, full=True)
-        for _, document in found:
-            page.messages += [(audit.position, each) for each in self._messages(audit, document)]
-        if len(found) < self._page_images:
+        size, marker = 0, audit.marker
+        for image_id, document in found:
+            if size >= PAGE_BYTES:
+                break
+            told = self._messages(audit, document)
+            page.messages += [(audit.position, message) for message in told]
+            size += sum(len(message.body) for message in told)
+            marker = UUID(str(image_id))
+        if not found or (len(found) < self._page_images and marker == UUID(str(found[-1][0]))):
             return page, [self._row(audit.ending)]
-        marker = UUID(str(found[-1][0]))
         return page, [self._row(audit.beginning, audit.position, marker)]
 
     async def _due(

@@ -15,6 +15,7 @@ from calotype.commands.policy import Cause
 from calotype.ops.wiring import migrate
 from calotype.projections.following import Follower
 from calotype.projections.positions import Positions
+from calotype.projections.sinks import existing
 from calotype.projections.sinks.existing import AUDITS, Existing, beginning_of, end_of
 from calotype.projections.sinks.oslo import OsloEnvelope
 from calotype.projections.spans import FOLLOWER, ImageSpans
@@ -182,6 +183,21 @@ async def test_a_crash_repeats_one_page_with_the_same_ids(recorder: GroupCommitR
     assert heir.told[:2] == auditor.told[2:]
     rows = recorder.fetch_now(f"SELECT done_until, position FROM {AUDITS.name}")
     assert [tuple(row) for row in rows] == [("2026-11-24T09:00:00.000000Z", None)]
+
+
+async def test_a_page_of_an_audit_ends_early_where_it_becomes_long(
+    recorder: GroupCommitRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(existing, "PAGE_BYTES", 1)
+    auditor = Auditor(recorder)
+    await auditor.all_until(EIGHT)
+    await happen(recorder, *((n, "created", EIGHT + n * MINUTE) for n in range(3)))
+    auditor.now = EIGHT + 61 * MINUTE
+    for told in (1, 2, 3):
+        assert await auditor.page()
+        assert len(auditor.told) == told
+    await auditor.all_until(EIGHT + 62 * MINUTE)
+    assert numbers(auditor.told) == [(0, "09:00"), (1, "09:00"), (2, "09:00")]
 
 
 async def test_an_audit_waits_for_the_tables_of_the_past(recorder: GroupCommitRecorder) -> None:
