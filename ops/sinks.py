@@ -14,7 +14,7 @@ from calotype.ops.settings import SettingsError, load_settings
 from calotype.ops.sink_wiring import ends_of, sink_named
 from calotype.projections.positions import Positions, positions_now
 from calotype.projections.sinks.contract import TryLater
-from calotype.projections.sinks.parked import checkpoint_of, parked_of, trouble_of
+from calotype.projections.sinks.parked import checkpoint_of, lease_of, parked_of, trouble_of
 from calotype.projections.sinks.resending import Resending
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -39,7 +39,7 @@ def status(
         positions = positions_now(recorder)
         for name, sink in settings.sinks.items():
             reached = recorder.max_tracking_id(checkpoint_of(name))
-            leaders = asyncio.run(recorder.live_leases(checkpoint_of(name)))
+            leaders = asyncio.run(recorder.live_leases(lease_of(name)))
             trouble, since = trouble_of(recorder, name)
             if trouble:
                 troubles.append(f"{name} cannot go on since {since}: {trouble}")

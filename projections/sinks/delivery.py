@@ -19,7 +19,7 @@ from eventsourcing.persistence import IntegrityError, Tracking
 from calotype.projections.leading import RENEW_SECONDS, Leadership
 from calotype.projections.sinks.contract import Broker, Telling, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
-from calotype.projections.sinks.parked import checkpoint_of, parking, troubled
+from calotype.projections.sinks.parked import checkpoint_of, lease_of, parking, troubled
 from calotype.stores.log.log import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change
@@ -75,7 +75,7 @@ class Delivery:
         self._checkpoint = checkpoint_of(name)
         self._telling = telling
         self._broker = broker
-        self._leadership = Leadership(recorder, self._checkpoint, holder)
+        self._leadership = Leadership(recorder, lease_of(name), holder)
         self._wait = wait
         self._start = start
         self._chore = chore
@@ -102,9 +102,11 @@ class Delivery:
             if await self._leadership.held():
                 head = await asyncio.to_thread(self._recorder.max_notification_id)
                 first = (head or 0) if self._start == "head" else 0
-                with suppress(IntegrityError):
+                try:
                     await self._append((), first)
                     log.info("sink registered", sink=self.name, position=first)
+                except IntegrityError:
+                    self._leadership.doubt()
             else:
                 await asyncio.sleep(0.05)  # Another process is about to do it.
 
@@ -117,7 +119,7 @@ class Delivery:
                 # While the database is silent, the leader goes on as long as its lease is sure.
                 with suppress(Exception):
                     await self._leadership.held()
-                if self._leadership.epoch != epoch and leading is not None:
+                if leading is not None and (leading.done() or self._leadership.epoch != epoch):
                     await _cancelled(leading)
                     leading = None
                 epoch = self._leadership.epoch
@@ -138,7 +140,10 @@ class Delivery:
             self.state = "stopped"
 
     async def _lead(self) -> None:
-        """Delivers until cancelled or the process ends; trouble is told, and tried again."""
+        """Delivers until cancelled; trouble is told, and tried again.
+
+        Returns when what it wrote was refused, to start over from what stands there.
+        """
         self._pause_seconds = FIRST_PAUSE_SECONDS
         self._trouble = None
         self._known = None
@@ -156,17 +161,17 @@ class Delivery:
                     await self._rest()
                 work = None
             except IntegrityError:
-                work = self._known = None  # What is written is another position than we thought.
-                await asyncio.sleep(FIRST_PAUSE_SECONDS)
+                self._leadership.doubt()
+                return
             except Exception as error:
                 await self._stumble(error)
 
     async def _next_work(self) -> "_Work | None":
         """A page of the chore and one of events in turn, as far as there are any."""
         if self._chore is not None and not self._was_chore:
+            self._was_chore = True  # First, so that trouble with it does not hold up the events.
             due = await self._chore.next_page()
             if due is not None:
-                self._was_chore = True
                 return _Work(due[0], Publication(self._broker, due[0], self._may_send), due[1])
         self._was_chore = False
         page = await asyncio.to_thread(self._next_page)

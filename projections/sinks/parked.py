@@ -61,8 +61,13 @@ class Parked:
 
 
 def checkpoint_of(sink: str) -> str:
-    """The name in `tracking`, and of the lease, of a sink."""
+    """The name in `tracking` of a sink."""
     return f"sink:{sink}"
+
+
+def lease_of(sink: str) -> str:
+    """The name of the lease of a sink; that of no other begins like it."""
+    return f"sink:{sink}/"
 
 
 def parking(sink: str, refused: Mapping[int, str], topics: Mapping[int, str]) -> list[Replace]:

@@ -12,7 +12,7 @@ from calotype.projections.sinks.parked import leaving
 from calotype.stores.log.log import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 5.0
 """How long a broker that cannot be reached is asked again before a resending ends."""
 PAUSE_SECONDS = 0.5
 

@@ -34,7 +34,7 @@ class Stream:
     def environment(self) -> dict[str, str]:
         return {
             f"{PREFIX}KIND": "nats",
-            f"{PREFIX}URLS": json.dumps([self.server.url]),
+            f"{PREFIX}URLS": json.dumps(["nats://127.0.0.1:1", self.server.url]),
             f"{PREFIX}STREAM": self.name,
             f"{PREFIX}SUBJECT": self.name.lower(),
         }
@@ -154,6 +154,7 @@ def test_a_server_that_is_stopped_in_the_middle_gets_everything_once(
     assert service.terminate() == 0
 
 
+@pytest.mark.parametrize("service", ["postgresql"], indirect=True)
 def test_what_a_killed_leader_had_published_is_not_there_twice(
     service: Any, second_service: Any, stream: Stream, until: Any
 ) -> None:

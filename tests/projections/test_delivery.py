@@ -8,15 +8,23 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from eventsourcing.persistence import Notification, StoredEvent
+from eventsourcing.persistence import Notification, StoredEvent, Tracking
 
+from calotype.projections import leading
 from calotype.projections.sinks.contract import Message, Refused, TryLater
 from calotype.projections.sinks.delivery import Delivery
-from calotype.projections.sinks.parked import PARKED, STATES, checkpoint_of, parked_of, trouble_of
+from calotype.projections.sinks.parked import (
+    PARKED,
+    STATES,
+    checkpoint_of,
+    lease_of,
+    parked_of,
+    trouble_of,
+)
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-CHECKPOINT = checkpoint_of("s")
+CHECKPOINT, LEASE = checkpoint_of("s"), lease_of("s")
 
 
 class Topics:
@@ -213,8 +221,8 @@ async def test_one_who_lost_the_lease_without_knowing_moves_nothing(
 
     async def steal(text: str) -> None:
         shelf.in_hand = nothing
-        await recorders[1].release_lease(CHECKPOINT, "old")
-        assert await recorders[1].hold_lease(CHECKPOINT, "new", 60) is not None
+        await recorders[1].release_lease(LEASE, "old")
+        assert await recorders[1].hold_lease(LEASE, "new", 60) is not None
 
     shelf.in_hand = steal
     await append(recorders[1], "b")
@@ -222,3 +230,64 @@ async def test_one_who_lost_the_lease_without_knowing_moves_nothing(
     assert "b" in shelf.taken
     assert recorders[1].max_tracking_id(CHECKPOINT) == 1
     await stop(task)
+
+
+async def test_a_checkpoint_that_another_has_moved_is_taken_up_and_not_fought_over(
+    recorders: list[GroupCommitRecorder],
+) -> None:
+    shelf = Shelf()
+    served = delivery(recorders[0], shelf)
+    await served.register()
+    task = asyncio.create_task(served.run())
+    await append(recorders[0], "a")
+    await happens(lambda: recorders[1].max_tracking_id(CHECKPOINT) == 1)
+
+    async def overtake(text: str) -> None:
+        shelf.in_hand = nothing
+        await asyncio.to_thread(recorders[1].insert_tracking, Tracking(CHECKPOINT, 3))
+
+    shelf.in_hand = overtake
+    await append(recorders[1], "b")
+    await append(recorders[1], "c", "d")
+    await happens(lambda: recorders[1].max_tracking_id(CHECKPOINT) == 4)
+    assert shelf.taken[-1] == "d"
+    await stop(task)
+
+
+class Broken:
+    """A chore that never can."""
+
+    async def next_page(self) -> None:
+        raise ValueError("broken")
+
+
+async def test_a_chore_that_fails_does_not_hold_up_the_events(
+    recorders: list[GroupCommitRecorder],
+) -> None:
+    shelf = Shelf()
+    served = delivery(recorders[0], shelf, chore=Broken())
+    await served.register()
+    task = asyncio.create_task(served.run())
+    await append(recorders[0], "a")
+    await happens(lambda: "broken" in trouble_of(recorders[1], "s")[0])
+    await append(recorders[0], "b")
+    await happens(lambda: shelf.taken == ["a", "b"])
+    await stop(task)
+
+
+async def test_a_leader_is_sure_only_as_long_as_its_lease_cannot_have_run_out(
+    recorders: list[GroupCommitRecorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leading, "LEASE_SECONDS", 0.3)
+    mine = leading.Leadership(recorders[0], "x", "me")
+    assert not mine.sure
+    assert await mine.held()
+    assert mine.sure
+    await happens(lambda: not mine.sure)
+    assert mine.epoch is not None
+    yours = leading.Leadership(recorders[1], "x", "you")
+    async with asyncio.timeout(10):
+        while not await yours.held():  # noqa: ASYNC110 - the database's clock decides
+            await asyncio.sleep(0.01)
+    assert yours.sure
+    assert not mine.sure
