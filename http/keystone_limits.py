@@ -47,7 +47,7 @@ class KeystoneLimits:
         self._endpoint_id = endpoint_id
         self._service = service
         self._region = region
-        self._missing_since = 0.0
+        self._missing_since = float("-inf")
         self._projects: Verdicts[ProjectLimits] = Verdicts(
             seconds=cache_seconds, refused_seconds=0.0, entries=CACHE_PROJECTS
         )
