@@ -19,7 +19,7 @@ def test_a_running_service_is_verified_and_a_changed_row_is_named(make_service: 
     for text in ("images_1", "versions", "event_audience_2", "every append"):
         assert text in status.stdout
     done = service.run("projections", "verify")
-    assert (done.returncode, done.stdout.count(": fits the log")) == (0, 3), done.stderr
+    assert (done.returncode, done.stdout.count(": fits the log")) == (0, 4), done.stderr
     image_id = images[1].json()["id"]
     with sqlite3.connect(service.folder / "log.sqlite", timeout=30) as connection:
         changed = connection.execute("UPDATE images_1 SET name = 'x' WHERE id = ?", (image_id,))
