@@ -53,6 +53,12 @@ class Nats:
         """The URL with its account, the same after a restart."""
         return f"nats://{self.user}:{self.password}@127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Self:
         self.start()
         return self

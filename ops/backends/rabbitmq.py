@@ -73,6 +73,12 @@ class RabbitMQ:
         """The same for TLS."""
         return f"amqps://{self.user}:{self.password}@127.0.0.1:{self._tls_port}/"
 
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -225,15 +225,18 @@ class Delivery:
     async def _stumble(self, error: Exception) -> None:
         trouble = str(error) if isinstance(error, TryLater) else repr(error)
         self.state = f"tries again: {trouble}"
-        log.warning("sink cannot go on", sink=self.name, error=trouble)
         with suppress(Exception):  # Telling of it must not be what keeps it from trying again.
             await self._tell_trouble(trouble)
         await asyncio.sleep(self._pause_seconds)
         self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
 
     async def _tell_trouble(self, trouble: str) -> None:
-        """Writes it down for operators when it is another than before."""
+        """Tells operators when it is another than before: in the service's log, and in a row."""
         if trouble != self._trouble:
+            if trouble:
+                log.warning("sink cannot go on", sink=self.name, error=trouble)
+            elif self._trouble:
+                log.info("sink goes on", sink=self.name)
             await self._append([troubled(self.name, trouble)])
             self._trouble = trouble
 

@@ -137,6 +137,28 @@ def test_nothing_is_lost_and_nobody_waits_while_the_broker_is_down(
     assert service.terminate() == 0
 
 
+def test_a_broker_that_stands_still_holds_up_neither_requests_nor_a_stop(
+    make_service: Any, rabbitmq: Any, until: Any
+) -> None:
+    server = rabbitmq.restartable()
+    service = make_service()
+    topic = with_sink(service, server.url)
+    service.start()
+    with Log(service) as log:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            images = [create(service) for _ in range(5)]
+            assert service.terminate() == 0
+            service.start()
+            images.append(create(service))
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        until(log.is_delivered)
+        messages = rabbitmq.drain(f"{topic}.info")
+        assert {message["payload"]["id"] for message in messages} == set(images)
+        check_complete(log, messages)
+
+
 def test_kill_9_in_the_middle_of_a_page_repeats_at_most_that_page_with_the_same_ids(
     service: Any, second_service: Any, rabbitmq: Any, until: Any
 ) -> None:

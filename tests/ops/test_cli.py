@@ -149,6 +149,11 @@ def test_a_file_of_rules_that_cannot_be_used_fails_the_check_and_any_number_of_w
         ("[sinks.a]\nkind = 'nats'\nurls = ['amqp://h']", "sinks.a: 'urls' needs nats://"),
         ("[sinks.A]\nkind = 'nats'\nurls = ['nats://h']", "name a sink with up to 40"),
         ("[sinks.a]\nkind = 'nats'\nurls = ['nats://h']\ntopics = ['x']", "sinks.a.topics: there"),
+        (
+            "[followers]\nversions = false\n"
+            "[sinks.a]\nkind = 'rabbitmq'\nurls = ['amqp://h']\nexists = 'day'",
+            "sinks.a.exists needs followers.versions = true",
+        ),
         ("not toml", "is not valid TOML"),
     ],
 )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -16,8 +16,10 @@ from calotype.ops.wiring import migrate
 from calotype.projections.following import Follower
 from calotype.projections.positions import Positions
 from calotype.projections.sinks import existing
+from calotype.projections.sinks.delivery import Delivery
 from calotype.projections.sinks.existing import AUDITS, Existing, beginning_of, end_of
-from calotype.projections.sinks.oslo import OsloEnvelope
+from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
+from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
 from calotype.projections.spans import FOLLOWER, ImageSpans
 from calotype.stores.log.log import Append, event_mapper
 from calotype.stores.log.opening import open_log
@@ -220,3 +222,47 @@ def test_periods_are_those_of_utc() -> None:
     assert beginning_of(moment, "hour") == datetime(2026, 12, 31, 23, tzinfo=UTC)
     assert beginning_of(moment, "day") == datetime(2026, 12, 31, tzinfo=UTC)
     assert end_of(moment, "hour") == end_of(moment, "day") == datetime(2027, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.slow
+async def test_the_leader_of_a_sink_tells_of_them_beside_the_events(
+    recorder: GroupCommitRecorder, rabbitmq: Any
+) -> None:
+    topic = f"n{uuid4().hex}"
+    now = EIGHT
+    envelope = OsloEnvelope(Positions("0a1b2c3d4e5f"), topics=[topic])
+
+    async def look_again(position: int) -> None:
+        await asyncio.sleep(0.02)
+
+    served = Delivery(
+        recorder,
+        "s",
+        OsloTelling(recorder, envelope),
+        RabbitMQ([rabbitmq.url], Topology(exchange=topic)),
+        holder="h",
+        wait=look_again,
+        chore=Existing(recorder, "s", envelope, "hour", now=lambda: now, page_images=2),
+    )
+    await served.register()
+    task = asyncio.create_task(served.run())
+    told: list[tuple[str, str]] = []
+
+    async def arrives(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(told) < count:
+                for each in await asyncio.to_thread(rabbitmq.drain, f"{topic}.info"):
+                    told.append((each["event_type"], each["payload"]["id"]))
+                await asyncio.sleep(0.02)
+
+    async with asyncio.timeout(20):
+        while not recorder.fetch_now(f"SELECT sink FROM {AUDITS.name}"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await happen(recorder, *((n, "created", EIGHT + n * MINUTE) for n in range(5)))
+    await arrives(5)
+    assert {kind for kind, _ in told} == {"image.create"}
+    now = EIGHT + 61 * MINUTE
+    await arrives(10)
+    assert sorted(told[5:]) == [("image.exists", str(image_id)) for image_id in IDS]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
