@@ -68,24 +68,23 @@ class RabbitMQ:
         if not self._connected:
             await self.close()
             await self._connect()
-        try:
-            await self._ready_for(None)
-        except _TROUBLE as error:
-            raise TryLater(_words(error)) from None
+        await self._ready_for(None)
 
     async def publish(self, message: Message) -> None:
         """Returns when RabbitMQ has confirmed. Raises TryLater, or Refused for good."""
+        exchange = await self._ready_for(message.route)
         try:
-            await self._send(message)
+            try:
+                await self._send(exchange, message)
+            except PublishError:
+                # It came back because no queue is bound: somebody has deleted it.
+                self._declared.discard(message.route)
+                await self._send(await self._ready_for(message.route), message)
         except ChannelPreconditionFailed:
             # The broker closed the channel because of one of all that were on their way.
             await self._send_alone(message)
-        except PublishError:
-            raise TryLater(f"the queue {message.route} is deleted again and again") from None
         except _TROUBLE as error:
-            if isinstance(error, TimeoutError):
-                await self.close()  # Who does not answer may be gone.
-            raise TryLater(_words(error)) from None
+            raise await self._later(error) from None
 
     async def close(self) -> None:
         """Ends the connection; what is on its way fails."""
@@ -122,22 +121,37 @@ class RabbitMQ:
         await channel.initialize(timeout=CONFIRM_SECONDS)
         return channel
 
+    async def _later(self, error: BaseException) -> TryLater:
+        if isinstance(error, TimeoutError):
+            await self.close()  # Who does not answer may be gone.
+        return TryLater(_words(error))
+
     async def _ready_for(self, queue: str | None) -> AbstractExchange:
-        """The exchange, which is there, on a channel that is open; and the queue is bound to it."""
-        async with self._preparing:
-            channel, exchange = self._channel, self._exchange
-            if channel is None or exchange is None or channel.is_closed or not self._connected:
-                self._declared.clear()
-                channel = self._channel = await self._new_channel()
-                exchange = self._exchange = await channel.declare_exchange(
-                    self._topology.exchange,
-                    aio_pika.ExchangeType.TOPIC,
-                    durable=self._durable,
-                    timeout=CONFIRM_SECONDS,
-                )
-            if queue is not None and queue not in self._declared:
-                await self._declare_queue(channel, queue)
-            return exchange
+        """The exchange, which is there, on a channel that is open; and the queue is bound to it.
+
+        Raises TryLater, also where one of them is there with other properties: that is no fault
+        of a message.
+        """
+        try:
+            async with self._preparing:
+                return await self._prepared(queue)
+        except _TROUBLE as error:
+            raise await self._later(error) from None
+
+    async def _prepared(self, queue: str | None) -> AbstractExchange:
+        channel, exchange = self._channel, self._exchange
+        if channel is None or exchange is None or channel.is_closed or not self._connected:
+            self._declared.clear()
+            channel = self._channel = await self._new_channel()
+            exchange = self._exchange = await channel.declare_exchange(
+                self._topology.exchange,
+                aio_pika.ExchangeType.TOPIC,
+                durable=self._durable,
+                timeout=CONFIRM_SECONDS,
+            )
+        if queue is not None and queue not in self._declared:
+            await self._declare_queue(channel, queue)
+        return exchange
 
     async def _declare_queue(self, channel: AbstractChannel, name: str) -> None:
         arguments = QUORUM if self._topology.quorum else None
@@ -147,29 +161,24 @@ class RabbitMQ:
         await queue.bind(self._topology.exchange, name, timeout=CONFIRM_SECONDS)
         self._declared.add(name)
 
-    async def _send(self, message: Message) -> None:
-        parcel = self._parcel(message)
-        try:
-            exchange = await self._ready_for(message.route)
-            await exchange.publish(parcel, message.route, timeout=CONFIRM_SECONDS)
-        except PublishError:
-            # It came back because no queue is bound: somebody has deleted it.
-            self._declared.discard(message.route)
-            exchange = await self._ready_for(message.route)
-            await exchange.publish(parcel, message.route, timeout=CONFIRM_SECONDS)
+    async def _send(self, exchange: AbstractExchange, message: Message) -> None:
+        await exchange.publish(self._parcel(message), message.route, timeout=CONFIRM_SECONDS)
 
     async def _send_alone(self, message: Message) -> None:
         """Sends on a channel of its own: if that is closed as well, it is this message."""
+        await self._ready_for(message.route)
         try:
-            await self._ready_for(message.route)
             channel = await self._new_channel()
-            exchange = await channel.get_exchange(self._topology.exchange, ensure=False)
-            await exchange.publish(self._parcel(message), message.route, timeout=CONFIRM_SECONDS)
-            await channel.close()
+            try:
+                exchange = await channel.get_exchange(self._topology.exchange, ensure=False)
+                await self._send(exchange, message)
+            finally:
+                with suppress(*_TROUBLE):
+                    await channel.close()
         except ChannelPreconditionFailed as error:
             raise Refused(_words(error)) from None
         except _TROUBLE as error:
-            raise TryLater(_words(error)) from None
+            raise await self._later(error) from None
 
     def _parcel(self, message: Message) -> aio_pika.Message:
         return aio_pika.Message(

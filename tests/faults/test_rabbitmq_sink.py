@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from typing import Any
 
+import amqp
 import pytest
 import requests
 from yarl import URL
@@ -261,8 +262,6 @@ def test_what_the_broker_never_takes_is_parked_and_redelivered_when_it_does(
 def test_a_queue_that_is_deleted_is_made_again_with_the_message_in_it(
     make_service: Any, rabbitmq: Any, until: Any
 ) -> None:
-    import amqp
-
     service = make_service()
     dead = "amqp://127.0.0.1:1/"
     topic = with_sink(service, rabbitmq.url, QUORUM="true", URLS=json.dumps([dead, rabbitmq.url]))
@@ -281,6 +280,28 @@ def test_a_queue_that_is_deleted_is_made_again_with_the_message_in_it(
         until(log.is_delivered)
     (message,) = rabbitmq.drain(f"{topic}.info")
     assert message["payload"]["id"] == image_id
+
+
+def test_a_queue_that_others_declared_otherwise_stops_the_sink_and_parks_nothing(
+    make_service: Any, rabbitmq: Any, until: Any
+) -> None:
+    service = make_service()
+    topic = with_sink(service, rabbitmq.url, DURABLE="false")
+    url, queue = URL(rabbitmq.url), f"{topic}.info"
+    with amqp.Connection(f"{url.host}:{url.port}", url.user, url.password) as connection:
+        channel = connection.channel()
+        channel.queue_declare(queue, durable=True, auto_delete=False)
+        service.start()
+        images = [create(service) for _ in range(5)]
+        with Log(service) as log:
+            until(lambda: "inequivalent arg 'durable' for queue" in log.trouble())
+            assert service.run("sinks", "parked", SINK).stdout == ""
+            assert log.reached() == 0
+            channel.queue_delete(queue)
+            until(log.is_delivered)
+            until(lambda: log.trouble() == "")
+    told = [message["payload"]["id"] for message in rabbitmq.drain(queue)]
+    assert sorted(told) == sorted(images)
 
 
 def test_replay_counts_first_and_then_tells_again_under_the_same_ids(
