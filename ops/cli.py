@@ -26,7 +26,7 @@ from calotype.ops import (
 )
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import Settings, SettingsError, load_settings
-from calotype.ops.sink_wiring import silent_downloads
+from calotype.ops.sink_wiring import check_files, silent_downloads
 from calotype.stores.log.log import LogUnavailable
 
 app = typer.Typer(
@@ -184,7 +184,7 @@ _SECRETS = (
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Check the settings file, the environment, and the files with rules that they name.
+    """Check the settings file, the environment, and the files with rules and keys they name.
 
     Prints what is in force, without secrets.
     """
@@ -192,6 +192,7 @@ def config_check(config: ConfigOption = None) -> None:
 
     settings = load_settings(config)
     load_policy(settings.policy, settings.property_protections)
+    check_files(settings)
     shown = settings.model_dump(exclude={"sinks"})
     for table in (shown, *[value for value in shown.values() if isinstance(value, dict)]):
         for key in table:

@@ -2,12 +2,13 @@
 
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from calotype.commands.parts import Parts
 from calotype.ops.settings import Settings, SettingsError
-from calotype.ops.sink_settings import RabbitMQSink, SinkSettings
+from calotype.ops.sink_settings import NatsSink, RabbitMQSink, SinkSettings
 from calotype.projections.feed import Feed
 from calotype.projections.positions import Positions
 from calotype.projections.sinks.contract import Broker, Telling
@@ -64,6 +65,7 @@ def envelope_of(positions: Positions, table: RabbitMQSink) -> OsloEnvelope:
 
 async def registered_deliveries(settings: Settings, parts: Parts, feed: Feed) -> list[Delivery]:
     """This process's part in every sink, each of which has its place in the log by now."""
+    check_files(settings)
     recorder, positions = parts.log.recorder, await feed.positions()
     deliveries = []
     for name, table in settings.sinks.items():
@@ -103,6 +105,19 @@ def silent_downloads(settings: Settings) -> list[str]:
         if isinstance(table, RabbitMQSink)
         and not is_disabled("image.send", table.disabled_notifications)
     ]
+
+
+def check_files(settings: Settings) -> None:
+    """Raises SettingsError where a file that a sink needs cannot be used."""
+    for name, table in settings.sinks.items():
+        _tls(name, table)
+        if isinstance(table, NatsSink) and table.credentials_file:
+            try:
+                Path(table.credentials_file).read_bytes()
+            except OSError as error:
+                raise SettingsError(
+                    f"sinks.{name}.credentials_file: cannot be read: {error.strerror}"
+                ) from None
 
 
 def _tls(name: str, table: SinkSettings) -> ssl.SSLContext | None:

@@ -14,9 +14,9 @@ from cryptography.x509.oid import NameOID
 
 from calotype.ops.backends.nats import Nats
 from calotype.ops.backends.rabbitmq import RabbitMQ, is_installed
-from calotype.ops.settings import SettingsError
+from calotype.ops.settings import Settings, SettingsError
 from calotype.ops.sink_settings import NatsSink, RabbitMQSink, SinkSettings
-from calotype.ops.sink_wiring import ends_of
+from calotype.ops.sink_wiring import check_files, ends_of
 from calotype.ops.wiring import migrate
 from calotype.projections.positions import Positions
 from calotype.projections.sinks.contract import Broker, Message, TryLater
@@ -116,3 +116,13 @@ def test_certificates_that_cannot_be_used_are_a_setting_that_is_wrong(recorder: 
     table = NatsSink(kind="nats", urls=["tls://h:4222"], cafile="/nowhere/ca.pem")
     with pytest.raises(SettingsError, match=r"sinks\.s: certificates cannot be used"):
         broker_of(recorder, table)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("cafile", "sinks.s: certificates cannot be used"), ("credentials_file", "cannot be read")],
+)
+def test_files_that_are_not_there_are_found_before_serving(key: str, text: str) -> None:
+    sink = {"kind": "nats", "urls": ["tls://h:4222"], key: "/nowhere/file"}
+    with pytest.raises(SettingsError, match=text):
+        check_files(Settings(sinks={"s": sink}))
