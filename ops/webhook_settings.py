@@ -32,7 +32,7 @@ class Webhooks(BaseModel):
     timeout_seconds: float = Field(15.0, gt=0, le=300)
     """How long one attempt may take, redirects included."""
     attempts: int = Field(16, ge=1)
-    """A message that has failed so often is parked."""
+    """A message that has failed so often is parked; holds for webhooks made or put since."""
     first_retry_seconds: float = Field(5.0, gt=0)
     """How long the second attempt waits; each further one twice as long."""
     longest_retry_seconds: float = Field(6 * 3600.0, gt=0)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 
@@ -131,6 +132,7 @@ def test_another_process_goes_on_where_a_killed_one_was(
     assert survivor.terminate() == 0
 
 
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
 def test_a_deliverer_that_is_told_to_stop_repeats_nothing(
     pair: list[Any], receiver: Any, until: Any
 ) -> None:
@@ -156,6 +158,32 @@ def test_a_deliverer_that_is_told_to_stop_repeats_nothing(
         r.event["id"] for r in receiver.got
     ]
     assert survivor.terminate() == 0
+
+
+@pytest.mark.parametrize("service", ["postgresql"], indirect=True)
+def test_a_database_that_throws_everybody_out_costs_no_message(
+    service: Any, receiver: Any, until: Any
+) -> None:
+    service.environment |= ENVIRONMENT
+    service.start()
+    make_hook(service.url, receiver)
+    receiver.answer = lambda received: time.sleep(0.02) or 204
+    until(lambda: leader_of([service]))
+    images = []
+    for _ in range(4):
+        for _ in range(10):
+            answer = requests.post(f"{service.url}/v2/images", json={}, timeout=60)
+            if answer.status_code == 201:
+                images.append(answer.json()["id"])
+        with psycopg.connect(service.log_url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+    assert len(images) > 20
+    until(lambda: len(first_times(list(receiver.got))) >= len(all_events(service.url)))
+    assert set(images) <= {received.event["subject"] for received in receiver.got}
+    assert service.terminate() == 0
 
 
 def test_an_unreachable_endpoint_never_slows_the_service(

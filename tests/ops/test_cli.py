@@ -17,19 +17,6 @@ COMMANDS = (
     ["status"],
     ["reconcile"],
     ["webhooks"],
-    *(
-        ["webhooks", verb]
-        for verb in (
-            "list",
-            "show",
-            "create",
-            "delete",
-            "test",
-            "parked",
-            "redeliver",
-            "rotate",
-        )
-    ),
     ["config"],
     ["config", "check"],
     ["audit"],

@@ -7,6 +7,9 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
+from typer.testing import CliRunner
+
+from calotype.ops import webhooks
 
 pytestmark = pytest.mark.slow
 
@@ -19,34 +22,46 @@ ENVIRONMENT = {
 }
 
 
+def test_every_verb_explains_itself() -> None:
+    for verb in ("list", "show", "create", "delete", "test", "parked", "redeliver", "rotate"):
+        done = CliRunner().invoke(webhooks.app, [verb, "--help"])
+        assert done.exit_code == 0
+        assert "Usage" in done.stdout
+
+
 def test_webhooks_are_managed_from_the_shell(make_service: Any, receiver: Any, until: Any) -> None:
-    service = make_service(**ENVIRONMENT, COLUMNS="250")
+    service = make_service(**ENVIRONMENT)
     service.start()
     made = service.run("webhooks", "create", "ci", receiver.url, "--type", "image.created")
     assert made.returncode == 0, made.stderr
+    environment = {**ENVIRONMENT, "COLUMNS": "250"}
+
+    def shell(*arguments: str) -> Any:
+        return CliRunner(env=environment).invoke(webhooks.app, [*arguments, *service.options])
+
     secret = json.loads(made.stdout)["secret"]
     of_project = ("--project", "[red]")
-    assert service.run("webhooks", "create", "ci", receiver.url, *of_project).returncode == 0
-    listed = service.run("webhooks", "list", "--json")
+    assert shell("create", "ci", receiver.url, *of_project).exit_code == 0
+    listed = shell("list", "--json")
     rows = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [(row["project"], row["name"]) for row in rows] == [(None, "ci"), ("[red]", "ci")]
-    assert "[red]" in service.run("webhooks", "list").stdout
-    assert service.run("webhooks", "delete", "ci", *of_project).stdout == "deleted ci\n"
-    done = service.run("webhooks", "test", "ci")
-    assert (done.returncode, done.stdout[:13]) == (0, "delivered in ")
+    assert "[red]" in shell("list").stdout
+    assert shell("delete", "ci", *of_project).stdout == "deleted ci\n"
+    done = shell("test", "ci")
+    assert (done.exit_code, done.stdout[:13]) == (0, "delivered in ")
     Webhook(secret).verify(receiver.got[-1].body, receiver.got[-1].headers)
     receiver.answer = lambda received: 500
-    done = service.run("webhooks", "test", "ci")
-    assert (done.returncode, done.stderr) == (1, "not delivered: answered 500\n")
+    done = shell("test", "ci")
+    assert (done.exit_code, done.stderr) == (1, "not delivered: answered 500\n")
     assert requests.post(f"{service.url}/v2/images", json={}, timeout=30).status_code == 201
-    line = until(lambda: service.run("webhooks", "parked", "ci").stdout)
+    line = until(lambda: shell("parked", "ci").stdout)
     position = line.split()[0]
     assert line.endswith("2 attempts  answered 500\n")
-    assert json.loads(service.run("webhooks", "show", "ci").stdout)["parked"] == 1
+    assert json.loads(shell("show", "ci").stdout)["parked"] == 1
     receiver.answer = lambda received: 204
-    rotated = service.run("webhooks", "rotate", "ci", "--overlap-seconds", "0").stdout.strip()
+    rotated = shell("rotate", "ci", "--overlap-seconds", "0").stdout.strip()
     count = len(receiver.got)
-    again = service.run("webhooks", "redeliver", "ci", position)
+    again = shell("redeliver", "ci", position)
     assert again.stdout == "1 messages are sent again\n"
     until(lambda: len(receiver.got) > count)
     Webhook(rotated).verify(receiver.got[-1].body, receiver.got[-1].headers)
@@ -57,8 +72,8 @@ def test_webhooks_are_managed_from_the_shell(make_service: Any, receiver: Any, u
         ("redeliver", "ci", position),
         ("redeliver", "ci", "nonsense"),
     ):
-        done = service.run("webhooks", *refused)
-        assert done.returncode == 1, refused
+        done = shell(*refused)
+        assert done.exit_code == 1, refused
         assert done.stderr.startswith("webhooks: "), refused
     assert service.terminate() == 0
 
