@@ -14,10 +14,6 @@ import requests
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from calotype.projections.positions import positions_now
-from calotype.projections.sinks.parked import checkpoint_of
-from calotype.stores.log.opening import open_log
-
 pytestmark = pytest.mark.slow
 
 SINK = "bus"
@@ -69,30 +65,6 @@ def stream(nats_server: Any) -> Stream:
     return Stream(nats_server)
 
 
-class Log:
-    """The event log of a service, looked at from outside."""
-
-    def __init__(self, service: Any) -> None:
-        self._url = service.log_url or f"sqlite:///{service.folder / 'log.sqlite'}"
-
-    def __enter__(self) -> "Log":
-        self.recorder = open_log(self._url)
-        self.positions = positions_now(self.recorder)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.recorder.close_now()
-
-    def head(self) -> int:
-        return self.recorder.max_notification_id() or 0
-
-    def reached(self) -> int:
-        return self.recorder.max_tracking_id(checkpoint_of(SINK)) or 0
-
-    def is_delivered(self) -> bool:
-        return self.reached() == self.head()
-
-
 def create(service: Any) -> str:
     answer = requests.post(f"{service.url}/v2/images", json={"name": "n"}, timeout=30)
     assert answer.status_code == 201, answer.text
@@ -106,7 +78,7 @@ def change(service: Any, stop: threading.Event) -> None:
             assert requests.put(f"{url}/tags/t{number}", timeout=30).status_code == 204
 
 
-def check_complete(log: Log, stream: Stream) -> None:
+def check_complete(log: Any, stream: Stream) -> None:
     """Every event once, as the feed gives it; and of each image in order."""
     messages = stream.messages()
     numbers = [log.positions.decode(event["id"]) for _, _, event in messages]
@@ -121,7 +93,7 @@ def check_complete(log: Log, stream: Stream) -> None:
 
 
 def test_a_server_that_is_stopped_in_the_middle_gets_everything_once(
-    service: Any, stream: Stream, until: Any
+    service: Any, stream: Stream, log_of: Any, until: Any
 ) -> None:
     service.environment |= stream.environment()
     service.start()
@@ -130,8 +102,8 @@ def test_a_server_that_is_stopped_in_the_middle_gets_everything_once(
     for thread in threads:
         thread.start()
     try:
-        with Log(service) as log:
-            until(lambda: log.reached() > 20)
+        with log_of(service, SINK) as log:
+            until(lambda: (log.reached() or 0) > 20)
             stream.server.stop()
             try:
                 head = log.head()
@@ -156,7 +128,7 @@ def test_a_server_that_is_stopped_in_the_middle_gets_everything_once(
 
 @pytest.mark.parametrize("service", ["postgresql"], indirect=True)
 def test_what_a_killed_leader_had_published_is_not_there_twice(
-    service: Any, second_service: Any, stream: Stream, until: Any
+    service: Any, second_service: Any, stream: Stream, log_of: Any, until: Any
 ) -> None:
     service.environment |= stream.environment()
     service.start()
@@ -171,7 +143,7 @@ def test_what_a_killed_leader_had_published_is_not_there_twice(
         return (await context.stream_info(stream.name)).state.messages
 
     try:
-        with Log(service) as log:
+        with log_of(service, SINK) as log:
 
             def caught() -> bool:
                 service.process.send_signal(signal.SIGSTOP)
@@ -193,12 +165,12 @@ def test_what_a_killed_leader_had_published_is_not_there_twice(
 
 
 def test_a_stream_that_is_deleted_is_made_again_and_replay_fills_it(
-    make_service: Any, stream: Stream, until: Any
+    make_service: Any, stream: Stream, log_of: Any, until: Any
 ) -> None:
     service = make_service(**stream.environment())
     service.start()
     first = create(service)
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         until(log.is_delivered)
         stream.ask(lambda context: context.delete_stream(stream.name))
         second = create(service)
@@ -212,7 +184,7 @@ def test_a_stream_that_is_deleted_is_made_again_and_replay_fills_it(
 
 
 def test_an_event_larger_than_the_server_takes_is_parked(
-    make_service: Any, stream: Stream, until: Any
+    make_service: Any, stream: Stream, log_of: Any, until: Any
 ) -> None:
     service = make_service(**stream.environment())
     service.start()
@@ -220,7 +192,7 @@ def test_an_event_larger_than_the_server_takes_is_parked(
     answer = requests.post(f"{service.url}/v2/images", json=big, timeout=30)
     assert answer.status_code == 201
     small = create(service)
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         until(log.is_delivered)
     assert [event["subject"] for _, _, event in stream.messages()] == [small]
     assert "more than the server takes" in service.run("sinks", "parked", SINK).stdout

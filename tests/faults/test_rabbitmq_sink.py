@@ -12,12 +12,8 @@ import pytest
 import requests
 from yarl import URL
 
-from calotype.projections.positions import Positions, positions_now
 from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
 from calotype.projections.sinks.pages import PAGE_EVENTS, page_after
-from calotype.projections.sinks.parked import checkpoint_of, trouble_of
-from calotype.stores.log.opening import open_log
-from calotype.stores.log.recorder import GroupCommitRecorder
 
 pytestmark = pytest.mark.slow
 
@@ -50,50 +46,26 @@ def tag(service: Any, image_id: str, name: str) -> None:
     assert requests.put(url, timeout=30).status_code == 204
 
 
-class Log:
-    """The event log of a service, looked at from outside."""
-
-    def __init__(self, service: Any) -> None:
-        self._url = service.log_url or f"sqlite:///{service.folder / 'log.sqlite'}"
-
-    def __enter__(self) -> "Log":
-        self.recorder: GroupCommitRecorder = open_log(self._url)
-        self.positions: Positions = positions_now(self.recorder)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.recorder.close_now()
-
-    def head(self) -> int:
-        return self.recorder.max_notification_id() or 0
-
-    def reached(self) -> int | None:
-        return self.recorder.max_tracking_id(checkpoint_of(SINK))
-
-    def trouble(self) -> str:
-        return trouble_of(self.recorder, SINK)[0]
-
-    def is_delivered(self) -> bool:
-        return self.reached() == self.head()
-
-    def number(self, message: dict[str, Any]) -> int:
-        return self.positions.decode(message["headers"]["calotype-position"])
-
-    def expected_ids(self) -> list[str]:
-        """The ids of everything that is to be told of the whole log."""
-        telling = OsloTelling(self.recorder, OsloEnvelope(self.positions))
-        ids: list[str] = []
-        position = 0
-        while (page := page_after(self.recorder, telling, position)) is not None:
-            ids += [message.id for _, message in page.messages]
-            position = page.last
-        return ids
+def number_of(log: Any, message: dict[str, Any]) -> int:
+    """The position of the event that the message tells of."""
+    return int(log.positions.decode(message["headers"]["calotype-position"]))
 
 
-def check_complete(log: Log, messages: list[dict[str, Any]]) -> Counter[str]:
+def expected_ids(log: Any) -> list[str]:
+    """The ids of everything that is to be told of the whole log."""
+    telling = OsloTelling(log.recorder, OsloEnvelope(log.positions))
+    ids: list[str] = []
+    position = 0
+    while (page := page_after(log.recorder, telling, position)) is not None:
+        ids += [message.id for _, message in page.messages]
+        position = page.last
+    return ids
+
+
+def check_complete(log: Any, messages: list[dict[str, Any]]) -> Counter[str]:
     """Everything is there, and of each image in order; returns how often each id is."""
     ids = Counter(message["message_id"] for message in messages)
-    assert set(ids) == set(log.expected_ids())
+    assert set(ids) == set(expected_ids(log))
     first_of: dict[str, list[int]] = {}
     seen: set[str] = set()
     for message in messages:
@@ -101,18 +73,18 @@ def check_complete(log: Log, messages: list[dict[str, Any]]) -> Counter[str]:
         assert message["_unique_id"] == message["message_id"].replace("-", "")
         if message["message_id"] not in seen:
             seen.add(message["message_id"])
-            first_of.setdefault(message["payload"]["id"], []).append(log.number(message))
+            first_of.setdefault(message["payload"]["id"], []).append(number_of(log, message))
     assert all(numbers == sorted(numbers) for numbers in first_of.values())
     return ids
 
 
 def test_nothing_is_lost_and_nobody_waits_while_the_broker_is_down(
-    service: Any, rabbitmq: Any, until: Any
+    service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     server = rabbitmq.restartable()
     topic = with_sink(service, server.url)
     service.start()
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         assert log.reached() == 0
         image_id = create(service)
         until(log.is_delivered)
@@ -139,13 +111,13 @@ def test_nothing_is_lost_and_nobody_waits_while_the_broker_is_down(
 
 
 def test_a_broker_that_stands_still_holds_up_neither_requests_nor_a_stop(
-    make_service: Any, rabbitmq: Any, until: Any
+    make_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     server = rabbitmq.restartable()
     service = make_service()
     topic = with_sink(service, server.url)
     service.start()
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         os.kill(server.pid, signal.SIGSTOP)
         try:
             images = [create(service) for _ in range(5)]
@@ -161,7 +133,7 @@ def test_a_broker_that_stands_still_holds_up_neither_requests_nor_a_stop(
 
 
 def test_kill_9_in_the_middle_of_a_page_repeats_at_most_that_page_with_the_same_ids(
-    service: Any, second_service: Any, rabbitmq: Any, until: Any
+    service: Any, second_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     topic = with_sink(service, rabbitmq.url)
     service.start()
@@ -172,7 +144,7 @@ def test_kill_9_in_the_middle_of_a_page_repeats_at_most_that_page_with_the_same_
     for thread in threads:
         thread.start()
     try:
-        with Log(service) as log:
+        with log_of(service, SINK) as log:
             messages = kill_in_mid_page(service, rabbitmq, f"{topic}.info", log, until)
             until(lambda: any("sink leads" in line for line in second_service.lines))
             stop.set()
@@ -182,7 +154,7 @@ def test_kill_9_in_the_middle_of_a_page_repeats_at_most_that_page_with_the_same_
             messages += rabbitmq.drain(f"{topic}.info")
             ids = check_complete(log, messages)
             repeated = {
-                log.number(message) for message in messages if ids[message["message_id"]] > 1
+                number_of(log, message) for message in messages if ids[message["message_id"]] > 1
             }
     finally:
         stop.set()
@@ -204,7 +176,7 @@ def change(service: Any, stop: threading.Event) -> None:
 
 
 def kill_in_mid_page(
-    service: Any, rabbitmq: Any, queue: str, log: Log, until: Any
+    service: Any, rabbitmq: Any, queue: str, log: Any, until: Any
 ) -> list[dict[str, Any]]:
     """Freezes the leader until it stands between a confirmed message and its checkpoint."""
     messages: list[dict[str, Any]] = []
@@ -212,7 +184,7 @@ def kill_in_mid_page(
     def caught() -> bool:
         service.process.send_signal(signal.SIGSTOP)
         messages.extend(rabbitmq.drain(queue))
-        if messages and log.number(messages[-1]) > (log.reached() or 0):
+        if messages and number_of(log, messages[-1]) > (log.reached() or 0):
             return True
         service.process.send_signal(signal.SIGCONT)
         return False
@@ -223,7 +195,7 @@ def kill_in_mid_page(
 
 
 def test_what_the_broker_never_takes_is_parked_and_redelivered_when_it_does(
-    make_service: Any, rabbitmq: Any, until: Any
+    make_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     server = rabbitmq.restartable()
     service = make_service()
@@ -232,7 +204,7 @@ def test_what_the_broker_never_takes_is_parked_and_redelivered_when_it_does(
     before = create(service)
     big = create(service, **{f"p{number}": "x" * 60_000 for number in range(20)})
     after = create(service)
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         until(log.is_delivered)
         # Who was on the way beside it may come twice: the broker closed their channel, too.
         told = {message["payload"]["id"] for message in rabbitmq.drain(f"{topic}.info")}
@@ -255,19 +227,19 @@ def test_what_the_broker_never_takes_is_parked_and_redelivered_when_it_does(
         assert done.returncode == 0, done.stdout + done.stderr
         (message,) = rabbitmq.drain(f"{topic}.info")
         assert message["payload"]["id"] == big
-        assert message["message_id"] in log.expected_ids()
+        assert message["message_id"] in expected_ids(log)
         assert service.run("sinks", "parked", SINK).stdout == ""
 
 
 def test_a_queue_that_is_deleted_is_made_again_with_the_message_in_it(
-    make_service: Any, rabbitmq: Any, until: Any
+    make_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     service = make_service()
     dead = "amqp://127.0.0.1:1/"
     topic = with_sink(service, rabbitmq.url, QUORUM="true", URLS=json.dumps([dead, rabbitmq.url]))
     service.start()
     create(service)
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         until(log.is_delivered)
         url = URL(rabbitmq.url)
         with amqp.Connection(f"{url.host}:{url.port}", url.user, url.password) as connection:
@@ -283,7 +255,7 @@ def test_a_queue_that_is_deleted_is_made_again_with_the_message_in_it(
 
 
 def test_a_queue_that_others_declared_otherwise_stops_the_sink_and_parks_nothing(
-    make_service: Any, rabbitmq: Any, until: Any
+    make_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     service = make_service()
     topic = with_sink(service, rabbitmq.url, DURABLE="false")
@@ -293,7 +265,7 @@ def test_a_queue_that_others_declared_otherwise_stops_the_sink_and_parks_nothing
         channel.queue_declare(queue, durable=True, auto_delete=False)
         service.start()
         images = [create(service) for _ in range(5)]
-        with Log(service) as log:
+        with log_of(service, SINK) as log:
             until(lambda: "inequivalent arg 'durable' for queue" in log.trouble())
             assert service.run("sinks", "parked", SINK).stdout == ""
             assert log.reached() == 0
@@ -305,7 +277,7 @@ def test_a_queue_that_others_declared_otherwise_stops_the_sink_and_parks_nothing
 
 
 def test_replay_counts_first_and_then_tells_again_under_the_same_ids(
-    make_service: Any, rabbitmq: Any, until: Any
+    make_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     service = make_service()
     topic = with_sink(service, rabbitmq.url)
@@ -313,7 +285,7 @@ def test_replay_counts_first_and_then_tells_again_under_the_same_ids(
     image_id = create(service)
     for name in ("a", "b", "c"):
         tag(service, image_id, name)
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         until(log.is_delivered)
         told = [message["message_id"] for message in rabbitmq.drain(f"{topic}.info")]
         second, third = log.positions.encode(2), log.positions.encode(3)
@@ -338,7 +310,7 @@ def test_replay_counts_first_and_then_tells_again_under_the_same_ids(
 
 
 def test_a_sink_starts_at_the_head_or_at_the_beginning_as_it_is_told(
-    make_service: Any, rabbitmq: Any, until: Any
+    make_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     service = make_service()
     service.start()
@@ -347,7 +319,7 @@ def test_a_sink_starts_at_the_head_or_at_the_beginning_as_it_is_told(
     topic = with_sink(service, rabbitmq.url)
     service.start()
     second = create(service)
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         until(log.is_delivered)
         assert [m["payload"]["id"] for m in rabbitmq.drain(f"{topic}.info")] == [second]
     service.terminate()
@@ -368,14 +340,14 @@ def test_a_sink_starts_at_the_head_or_at_the_beginning_as_it_is_told(
 
 
 def test_no_secret_of_a_broker_is_written_anywhere(
-    make_service: Any, rabbitmq: Any, until: Any
+    make_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     service = make_service()
     with_sink(service, str(URL(rabbitmq.url).with_password("MARKER-SECRET")))
     service.start()
     create(service)
     until(lambda: any("Login was refused" in line for line in service.lines))
-    with Log(service) as log:
+    with log_of(service, SINK) as log:
         first = log.positions.encode(1)
     commands = [
         ("sinks", "status"),

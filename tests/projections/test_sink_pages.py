@@ -1,7 +1,7 @@
 """Pages are published in each image's order, to the last message, whatever the broker says."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -113,7 +113,7 @@ class Words:
 
 
 @pytest.fixture
-def recorder(tmp_path: Path) -> GroupCommitRecorder:
+def recorder(tmp_path: Path) -> Iterator[GroupCommitRecorder]:
     recorder = open_log(f"sqlite:///{tmp_path / 'log.sqlite'}")
     recorder.migrate()
     events = [StoredEvent(UUID(int=n), 1, topic, b"{}") for n, topic in enumerate("abcd")]
