@@ -89,6 +89,14 @@ async def _upload_at_once(service: Any, announced: Any) -> list[int]:
             async with session.put(url, data=data, headers=OCTETS) as answer:
                 return answer.status
 
+        async def upload_nothing() -> int:
+            url = f"{service.url}/v2/images/{await create()}/file"
+            async with session.put(url, data=b"", headers=OCTETS) as answer:
+                return answer.status
+
+        # No bytes fit always, so that these tell which processes take uploads: of the others
+        # one process may be so quick that it has taken all that fit.
+        assert set(await asyncio.gather(*(upload_nothing() for _ in range(40)))) == {204}
         ids = await asyncio.gather(*(create() for _ in range(UPLOADS)))
         return list(
             await asyncio.gather(*(upload(number, each) for number, each in enumerate(ids)))
