@@ -15,6 +15,7 @@ from calotype.http.conversation import (
     json_answer,
     json_object,
     refuse_body,
+    seconds_left,
 )
 from calotype.projections.cloudevents import readable_event
 from calotype.projections.consumer_account import Consumer
@@ -108,7 +109,11 @@ async def fetch(request: web.Request) -> web.Response:
         member=checked_member(given.get("member", "default")),
         limit=checked_number(given, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT),
         ack_seconds=_ack_seconds(given),
-        wait_seconds=checked_seconds(given, "wait", 0.0, 0, LONGEST_WAIT_SECONDS) or 0.0,
+        # No longer than until the token ends, as all that tells of what is still to happen.
+        wait_seconds=min(
+            checked_seconds(given, "wait", 0.0, 0, LONGEST_WAIT_SECONDS) or 0.0,
+            seconds_left(actor_of(request)),
+        ),
         gone=lambda: request.transport is None,
     )
     readable = readable_by(actor_of(request))

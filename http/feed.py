@@ -33,7 +33,7 @@ LONGEST_WAIT_SECONDS = 60
 IMMUTABLE = "private, max-age=31536000, immutable"
 
 _KNOWN = ("after", "types", "image", "limit", "wait", "snapshot", "marker")
-_VARY = "Accept, X-Auth-Token, X-Project-Id, X-Roles"
+_VARY = "Accept, Authorization, X-Auth-Token, X-Project-Id, X-Roles"
 
 
 @dataclass(frozen=True, slots=True)

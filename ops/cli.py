@@ -184,13 +184,15 @@ _SECRETS = (
 
 @config_app.command("check")
 def config_check(config: ConfigOption = None) -> None:
-    """Check the settings file, the environment, and the files with rules and keys they name.
+    """Check the settings file, the environment, and the files with rules, users and keys they name.
 
     Prints what is in force, without secrets.
     """
+    from calotype.ops.identity import identity_of
     from calotype.ops.policy_files import load_policy
 
     settings = load_settings(config)
+    identity_of(settings)
     load_policy(settings.policy, settings.property_protections)
     check_files(settings)
     shown = settings.model_dump(exclude={"sinks"})

@@ -1,5 +1,8 @@
 """The users of `[http_basic]`: what their file may hold, and what is refused with its line."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,13 @@ def test_a_service_with_several_workers_says_at_start_what_is_wrong(
         CALOTYPE_IDENTITY__KIND="http_basic",
         CALOTYPE_HTTP_BASIC__FILE=str(tmp_path / "htpasswd"),
     )
+    checked = subprocess.run(
+        [sys.executable, "-m", "calotype.ops", "config", "check"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **service.environment},
+    )
+    assert (checked.returncode, "line 1" in checked.stderr) == (2, True)
     done = service.run("serve", "--workers", "2", "--listen", "127.0.0.1:0")
     assert done.returncode == 2
     assert "line 1: the hash of 'alice' is not bcrypt" in done.stderr
