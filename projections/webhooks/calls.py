@@ -127,7 +127,8 @@ class Webhooks:
                 with suppress(NotFound):
                     await self.consumers.delete(*consumer)
             raise
-        await self.consumers.hurry(*consumer)
+        with suppress(NotFound):  # Somebody deletes it at the same moment.
+            await self.consumers.hurry(*consumer)
         return made
 
     async def get(self, project: str, name: str) -> Endpoint:

@@ -1,5 +1,6 @@
 """A killed deliverer is replaced within seconds: nothing is lost, images keep their order."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -36,8 +37,9 @@ def leader_of(pair: list[Any]) -> Any:
     return next((one for one in pair if any(DELIVERS in line for line in one.lines)), None)
 
 
-def make_hook(url: str, receiver: Any, name: str = "ci") -> str:
-    answer = requests.put(f"{url}{WEBHOOKS}/{name}", json={"url": receiver.url}, timeout=30)
+def make_hook(url: str, receiver: Any, name: str = "ci", **more: str) -> str:
+    body = {"url": receiver.url, **more}
+    answer = requests.put(f"{url}{WEBHOOKS}/{name}", json=body, timeout=30)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["secret"])
 
@@ -130,6 +132,36 @@ def test_another_process_goes_on_where_a_killed_one_was(
     # At most what was under way came twice: eight deliveries are made at once.
     assert len(got) - len(first) <= 8
     assert survivor.terminate() == 0
+
+
+@pytest.mark.parametrize("service", ["postgresql"], indirect=True)
+def test_a_deliverer_that_stood_still_repeats_what_it_had_in_hand_and_no_more(
+    pair: list[Any], receiver: Any, until: Any
+) -> None:
+    url = pair[0].url
+    images = [requests.post(f"{url}/v2/images", json={}, timeout=30).json()["id"] for _ in range(8)]
+    for tag in "abcdefghijklmnop":
+        for image in images:
+            assert (
+                requests.put(f"{url}/v2/images/{image}/tags/{tag}", timeout=30).status_code == 204
+            )
+    receiver.answer = lambda received: time.sleep(0.2) or 204
+    make_hook(url, receiver, start="beginning")
+    leader = until(lambda: leader_of(pair))
+    survivor = next(one for one in pair if one is not leader)
+    until(lambda: len(receiver.got) > 16)
+    leader.process.send_signal(signal.SIGSTOP)
+    stopped = len(receiver.got)
+    until(lambda: len(receiver.got) > stopped + 8, 60)
+    leader.process.send_signal(signal.SIGCONT)
+    until(lambda: len(first_times(list(receiver.got))) == 8 * 17, 60)
+    of_image: dict[str, list[int]] = {}
+    for received in first_times(receiver.got):
+        of_image.setdefault(received.event["subject"], []).append(received.event["data"]["version"])
+    assert all(versions == list(range(1, 18)) for versions in of_image.values())
+    assert len(receiver.got) - 8 * 17 <= 8
+    assert survivor.terminate() == 0
+    assert leader.terminate() == 0
 
 
 @pytest.mark.parametrize("service", ["sqlite"], indirect=True)
