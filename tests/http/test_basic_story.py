@@ -171,7 +171,7 @@ async def test_a_flood_of_guesses_is_turned_away_and_who_is_known_goes_on(start,
 
 
 async def test_passwords_are_checked_beside_the_event_loop(start):
-    cloud = await start(line("alice", "slow", cost=11))
+    cloud = await start(line("alice", "slow", cost=12))
     checking = asyncio.create_task(status(cloud, login("alice", "slow")))
     answers = 0
     while not checking.done():
