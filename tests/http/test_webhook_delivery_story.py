@@ -354,7 +354,7 @@ async def test_after_an_outage_nothing_waits_for_its_own_next_attempt(
     images.append((await admin.create(name="later"))["id"])
     await becomes(lambda: len(receiver.got) == 7)
     assert receiver.events()[3]["subject"] == images[3]
-    assert [event["subject"] for event in receiver.events()[4:]] == images[:3]
+    assert {event["subject"] for event in receiver.events()[4:]} == set(images[:3])
     # And a webhook that is put again does not wait either.
     receiver.answer = lambda received: 503
     await admin.create(name="last")
