@@ -123,7 +123,9 @@ class RabbitMQ:
             )
         )
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the programs of this broker need, `rabbitmqctl` too."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -152,7 +154,7 @@ class RabbitMQ:
             return subprocess.Popen(
                 command,
                 cwd=self._folder,
-                env=self._environment(),
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
