@@ -42,7 +42,9 @@ class BuildFailed(Exception):
     """A process that filled the tables ended early; the message says why."""
 
 
-def build(url: str, what: Print, generation: int, until: int, processes: int) -> Iterator[int]:
+def build(
+    url: str, what: Print, generation: int, until: int, *, processes: int, gentle: bool
+) -> Iterator[int]:
     """Fills the spare tables, which are there and empty; gives numbers of events as they are done.
 
     Raises BuildFailed.
@@ -54,7 +56,7 @@ def build(url: str, what: Print, generation: int, until: int, processes: int) ->
         parts.insert(0, -1)  # First, because it cannot be divided.
     for part in parts:
         slices.put(part)
-    arguments = (url, what.name, generation, until, slices, done)
+    arguments = (url, what.name, generation, until, gentle, slices, done)
     workers = [
         context.Process(target=_work, args=arguments, daemon=True, name=f"build-{number}")
         for number in range(processes)
@@ -81,11 +83,13 @@ def build(url: str, what: Print, generation: int, until: int, processes: int) ->
             worker.join()
 
 
-def _work(url: str, name: str, generation: int, until: int, slices: Any, done: Any) -> None:
+def _work(
+    url: str, name: str, generation: int, until: int, gentle: bool, slices: Any, done: Any
+) -> None:
     gc.freeze()
     what = next(known for known in PRINTS if known.name == name)
     recorder = open_log(url)
-    spare = recorder.table_set(what.tables, generation)
+    spare = recorder.table_set(what.tables, generation, gentle=gentle)
     try:
         while (number := slices.get()) is not None:
             if number < 0:

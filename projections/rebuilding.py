@@ -6,6 +6,7 @@ the log's lock. It can die at any moment: until that transaction nobody has seen
 and after it only former ones are left over, which the next rebuild removes.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from calotype.stores.log.tables import Change
 
 PAGE_EVENTS = 128
 """Events that are caught up with in one append: callers wait while it is written."""
+SERVING = "process:"
+"""The leases of processes that serve begin so: while there are any, writers need their turn."""
 FEW_EVENTS = 64
 """With no more than these to catch up with, it is time to switch."""
 
@@ -73,13 +76,18 @@ def rebuild(
     `url` is the log's, for the processes that fill them. What an earlier rebuild has left over is
     removed. Raises Taken while another process rebuilds this projection, and BuildFailed.
     """
-    with held(recorder, _lease(what)) as lease, _spare(recorder, what, lease.epoch) as spare:
+    gentle = bool(asyncio.run(recorder.live_leases(SERVING)))
+    with (
+        held(recorder, _lease(what)) as lease,
+        _spare(recorder, what, lease.epoch, gentle=gentle) as spare,
+    ):
         _remove_leftovers(recorder, what, spare, lease, telling)
         try:
             spare.make()
             until = recorder.max_notification_id() or 0
             telling.phase("events", until)
-            for count in build(url, what, lease.epoch, until, processes):
+            filling = build(url, what, lease.epoch, until, processes=processes, gentle=gentle)
+            for count in filling:
                 telling.advance(count)
                 lease.check()
             telling.phase("indexes", sum(len(table.indexes) for table in what.tables))
@@ -212,8 +220,10 @@ def _built_spare(recorder: GroupCommitRecorder, what: Print) -> Spare:
 
 
 @contextmanager
-def _spare(recorder: GroupCommitRecorder, what: Print, generation: int) -> Iterator[TableSet]:
-    spare = recorder.table_set(what.tables, generation)
+def _spare(
+    recorder: GroupCommitRecorder, what: Print, generation: int, *, gentle: bool = True
+) -> Iterator[TableSet]:
+    spare = recorder.table_set(what.tables, generation, gentle=gentle)
     try:
         yield spare
     finally:

@@ -288,7 +288,9 @@ class PostgresRecorder(GroupCommitRecorder):
         size: int | None = rows[0][0]
         return size
 
-    def table_set(self, tables: Sequence[Table], generation: int) -> TableSet:
+    def table_set(
+        self, tables: Sequence[Table], generation: int, *, gentle: bool = True
+    ) -> TableSet:
         return PostgresTableSet(self.connect(), tables, generation)
 
     def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:

@@ -226,8 +226,13 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         """What the table and its indexes take on disk; None where the database cannot tell."""
 
     @abstractmethod
-    def table_set(self, tables: Sequence[Table], generation: int) -> TableSet:
-        """A second set of these tables, to be filled and put in their place; close it."""
+    def table_set(
+        self, tables: Sequence[Table], generation: int, *, gentle: bool = True
+    ) -> TableSet:
+        """A second set of these tables, to be filled and put in their place; close it.
+
+        `gentle` leaves room for other writers where only one can write at a time.
+        """
 
     # ---- the end ----
 

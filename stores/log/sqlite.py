@@ -331,9 +331,11 @@ class SQLiteRecorder(GroupCommitRecorder):
         size: int | None = rows[0][0]
         return size
 
-    def table_set(self, tables: Sequence[Table], generation: int) -> TableSet:
+    def table_set(
+        self, tables: Sequence[Table], generation: int, *, gentle: bool = True
+    ) -> TableSet:
         own = ThreadConnections(self._path, cache_kilobytes=CACHE_KILOBYTES, durable=False)
-        return SQLiteTableSet(own, tables, generation)
+        return SQLiteTableSet(own, tables, generation, gentle=gentle)
 
     def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:
         with self._connections.transaction() as connection:

@@ -33,13 +33,19 @@ _NEW_EPOCH = "UPDATE leases SET epoch = epoch + 1 WHERE name = ?"
 
 
 class SQLiteTableSet(TableSet):
-    """See TableSet. After each transaction it rests as long as that took, for other writers."""
+    """See TableSet. Where it is `gentle`, it rests after each transaction as long as that took."""
 
     def __init__(
-        self, connections: ThreadConnections, tables: Sequence[Table], generation: int
+        self,
+        connections: ThreadConnections,
+        tables: Sequence[Table],
+        generation: int,
+        *,
+        gentle: bool,
     ) -> None:
         super().__init__(tables, generation)
         self._connections = connections
+        self._gentle = gentle
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -49,7 +55,8 @@ class SQLiteTableSet(TableSet):
                 yield connection
         except sqlite3.Error as error:
             raise LogUnavailable(f"cannot write to {self._connections.path}: {error}") from None
-        time.sleep(min(1.0, time.monotonic() - started))
+        if self._gentle:
+            time.sleep(min(1.0, time.monotonic() - started))
 
     def make(self) -> None:
         with self._writing() as connection:
