@@ -82,7 +82,8 @@ def _settled(what: Print, table: Table, alias: str) -> str:
     ordered = what.in_order is not None and table is what.in_order.table
     if what.owned_by_position or ordered:
         return f"{alias}.position <= :until"
+    # Not NOT IN: PostgreSQL would go through a long list once for every row.
     return (
-        f"{alias}.{image_column(table)} NOT IN "
-        "(SELECT originator_id FROM stored_events WHERE notification_id > :until)"
+        f"NOT EXISTS (SELECT 1 FROM stored_events s WHERE s.originator_id = "
+        f"{alias}.{image_column(table)} AND s.notification_id > :until)"
     )
