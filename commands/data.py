@@ -70,10 +70,7 @@ async def upload_data(
     announced, LimitExceeded for the size cap, a quota or a full store, Gone when the image was
     deleted meanwhile. After any failure the image is queued again and nothing is left in the store.
     """
-    cap = parts.limits.image_size_bytes
-    cap = LARGEST_BYTES if cap < 0 else min(cap, LARGEST_BYTES)
-    if size_bytes is not None and size_bytes > cap:
-        raise LimitExceeded(f"The image has {size_bytes} bytes; at most {cap} are allowed.")
+    cap = _size_cap(parts, size_bytes)
     aggregate_id, upload_id = image_uuid(image_id), secrets.token_hex(6)
     driver = parts.stores[parts.default_store]
     key = f"{aggregate_id}-{upload_id}"
@@ -178,6 +175,15 @@ def _why_garbage(image: Image) -> str:
         return f"image is {image.status}"
     reason = f"image was deleted by its event {deletion.version}"
     return f"{reason}; {deletion.purge_reason}" if deletion.purge_reason else reason
+
+
+def _size_cap(parts: Parts, size_bytes: int | None) -> int:
+    """How many bytes an image may have. Raises LimitExceeded when more are announced."""
+    cap = parts.limits.image_size_bytes
+    cap = LARGEST_BYTES if cap < 0 else min(cap, LARGEST_BYTES)
+    if size_bytes is not None and size_bytes > cap:
+        raise LimitExceeded(f"The image has {size_bytes} bytes; at most {cap} are allowed.")
+    return cap
 
 
 def _claim(parts: Parts, image: Image) -> Claim | None:

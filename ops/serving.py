@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 import structlog
 import uvloop
 from aiohttp import web
 
+from calotype.commands.parts import Parts
 from calotype.http.basic import BasicIdentity
 from calotype.http.conversation import Api
 from calotype.http.routes import application
@@ -27,6 +30,7 @@ from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
 from calotype.ops.sink_wiring import registered_deliveries
 from calotype.ops.webhook_wiring import deliverer_of
+from calotype.projections.notes import Signer
 from calotype.stores.images import memory
 from calotype.stores.images.driver import StoreError
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -86,29 +90,9 @@ async def _serve(settings: Settings) -> int:
         sweeper.lease_name(parts.process_id), parts.process_id, sweeper.LEASE_SECONDS
     )
     chores = [
-        asyncio.create_task(sweeper.keep_lease(parts)),
-        asyncio.create_task(sweeper.sweep_for_ever(parts, api.queries)),
+        asyncio.create_task(chore)
+        for chore in await _chores(settings, parts, api, signer, stopping)
     ]
-    if settings.followers.versions:
-        chores.append(asyncio.create_task(wiring.versions_follower(parts).run()))
-    if settings.followers.audience:
-        following = wiring.audience_follower(parts, api.feed.waking).run()
-        chores.append(asyncio.create_task(following))
-    if settings.audit.seal:
-        sealing = seal_for_ever(recorder, signer, parts.process_id)
-        chores.append(asyncio.create_task(sealing))
-    if settings.webhooks.deliver:
-        delivering = deliverer_of(settings, parts, api.webhooks, lambda: api.policy).run()
-        chores.append(asyncio.create_task(delivering))
-    watching = watch_policy(settings.policy, api.use_policy, settings.property_protections)
-    chores.append(asyncio.create_task(watching))
-    if isinstance(api.identify, BasicIdentity):
-        watching = watch_logins(settings.http_basic, api.identify.use)
-        chores.append(asyncio.create_task(watching))
-    for delivery in await registered_deliveries(settings, parts, api.feed):
-        chores.append(asyncio.create_task(delivery.run()))
-    if _is_child():
-        chores.append(asyncio.create_task(_watch_parent(stopping)))
     runner = web.AppRunner(
         application(api),
         access_log=_access_log() if settings.http.access_log else None,
@@ -140,6 +124,34 @@ async def _serve(settings: Settings) -> int:
         await asyncio.to_thread(driver.close)
     log.info("stopped")
     return 0
+
+
+async def _chores(
+    settings: Settings, parts: Parts, api: Api, signer: Signer | None, stopping: asyncio.Event
+) -> list[Coroutine[Any, Any, None]]:
+    """What goes on beside requests for as long as this process serves."""
+    chores = [
+        sweeper.keep_lease(parts),
+        sweeper.sweep_for_ever(parts, api.queries),
+        watch_policy(settings.policy, api.use_policy, settings.property_protections),
+    ]
+    if settings.followers.versions:
+        chores.append(wiring.versions_follower(parts).run())
+    if settings.followers.audience:
+        chores.append(wiring.audience_follower(parts, api.feed.waking).run())
+    if settings.audit.seal:
+        chores.append(seal_for_ever(parts.log.recorder, signer, parts.process_id))
+    if settings.webhooks.deliver:
+        deliverer = deliverer_of(settings, parts, api.webhooks, lambda: api.policy)
+        chores.append(deliverer.run())
+    if isinstance(api.identify, BasicIdentity):
+        chores.append(watch_logins(settings.http_basic, api.identify.use))
+    chores += [
+        delivery.run() for delivery in await registered_deliveries(settings, parts, api.feed)
+    ]
+    if _is_child():
+        chores.append(_watch_parent(stopping))
+    return chores
 
 
 def _access_log() -> logging.Logger:
