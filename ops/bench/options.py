@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SCENARIOS = ("show", "list", "create", "patch", "upload", "download")
-ONLY_WHEN_NAMED = ("identity",)
-"""What starts servers that other scenarios do not need: here a real Keystone."""
+ONLY_WHEN_NAMED = ("identity", "past")
+"""What needs more than the others: a real Keystone, a log of a million events."""
 LOGS = ("postgresql", "sqlite")
 LEAST_IMAGES = 1_000
 """With fewer some filter finds less than a page, and sizes could not be compared."""
@@ -36,6 +36,8 @@ class Options:
     """How long large transfers over several connections are watched; they are cut off then."""
     small_transfers: int = 240
     """Uploads of the small size in each round, at most."""
+    long_events: int = 1_000_000
+    """Events of the log whose past is read and whose tables are made again."""
     folder: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
     """Where everything is written, in a folder of its own that is removed at the end."""
     out: Path | None = None
@@ -75,4 +77,5 @@ def quick(options: Options) -> Options:
         floor_seconds=0.2,
         window_seconds=0.6,
         small_transfers=24,
+        long_events=20_000,
     )

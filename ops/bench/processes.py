@@ -213,14 +213,14 @@ class CalotypeServer:
             settings += ["--log-url", self._log_url]
         with (self._folder / "server.log").open("ab") as output:
             migrated = subprocess.run(
-                _calotype(["migrate", *settings]), stdout=output, stderr=output,
+                calotype_command(["migrate", *settings]), stdout=output, stderr=output,
                 stdin=subprocess.DEVNULL, env=self._environment, check=False,
             )  # fmt: skip
             if migrated.returncode:
                 raise RuntimeError(f"calotype migrate failed:\n{self._said()}")
             listen = ["--listen", f"127.0.0.1:{self.port}", "--workers", str(self._workers)]
             self._process = subprocess.Popen(
-                _calotype(["serve", *settings, *listen]), stdout=output, stderr=output,
+                calotype_command(["serve", *settings, *listen]), stdout=output, stderr=output,
                 stdin=subprocess.DEVNULL, env=self._environment,
             )  # fmt: skip
         try:
@@ -252,7 +252,8 @@ class CalotypeServer:
         return (self._folder / "server.log").read_text()[-2000:]
 
 
-def _calotype(arguments: Sequence[str]) -> list[str]:
+def calotype_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of `calotype` with these arguments."""
     return [sys.executable, "-m", "calotype.ops", *arguments]
 
 
