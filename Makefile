@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Many tests wait: for a lease to end, a broker to start. A file's tests stay together.
+TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 KEYSTONE := .venv-keystone
 CEILOMETER := .venv-ceilometer
@@ -12,7 +14,7 @@ serve: $(VENV)/.service
 	$(BIN)/calotype serve
 
 test: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 25
 
 # Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of. And a real
 # RabbitMQ, which the package must not start by itself (RUNLEVEL): the tests start their own.
