@@ -17,6 +17,9 @@ CONNECTIONS = 16
 FIRST_PAUSE_SECONDS = 0.1
 _RENEW_AFTER = 0.9
 """Our own token is renewed when this share of its life is over."""
+_RENEW_PAUSE_SECONDS = 1.0
+"""Keystone's clock of tokens and revocations has whole seconds: one that ends the tokens of a user
+ends also those which the user gets within the same second."""
 
 log = structlog.get_logger("calotype.keystone")
 
@@ -55,6 +58,7 @@ class Keystone:
         self._session: aiohttp.ClientSession | None = None
         self._own_token = ""
         self._catalogue: list[dict[str, Any]] = []
+        self._renewed_at = -_RENEW_PAUSE_SECONDS
         self._renew_at = 0.0
         self._renewing = asyncio.Lock()
         self._trouble = ""
@@ -99,8 +103,11 @@ class Keystone:
     async def _ask_as_us(
         self, path: str, query: Mapping[str, str], headers: Mapping[str, str]
     ) -> tuple[int, Any]:
-        """One question with our own token, of which a new one is made when it is refused."""
-        for _ in range(2):
+        """One question with our own token, of which a new one is made when it is refused.
+
+        The new one may be refused too (see _RENEW_PAUSE_SECONDS), and then the next is not.
+        """
+        for _ in range(3):
             own = await self._token()
             asked = {**headers, "X-Auth-Token": own}
             status, _, body = await self._ask("GET", path, params=query, headers=asked)
@@ -114,6 +121,7 @@ class Keystone:
         """Our own token."""
         async with self._renewing:
             if not self._own_token or time.monotonic() >= self._renew_at:
+                await asyncio.sleep(self._renewed_at + _RENEW_PAUSE_SECONDS - time.monotonic())
                 status, headers, body = await self._ask("POST", "/auth/tokens", json=self._auth)
                 if status != 201:
                     raise self._unavailable(f"it answers {status} to the credentials of [keystone]")
@@ -124,7 +132,8 @@ class Keystone:
                 except (KeyError, TypeError, ValueError):
                     raise self._unavailable("it answers with something that is no token") from None
                 self._catalogue = facts.get("catalog") or []
-                self._renew_at = time.monotonic() + lives * _RENEW_AFTER
+                self._renewed_at = time.monotonic()
+                self._renew_at = self._renewed_at + lives * _RENEW_AFTER
             return self._own_token
 
     async def _ask(
