@@ -15,9 +15,7 @@ from calotype.projections.sinks.contract import Broker, Telling
 from calotype.projections.sinks.delivery import Delivery
 from calotype.projections.sinks.existing import Existing
 from calotype.projections.sinks.glance import is_disabled
-from calotype.projections.sinks.jetstream import JetStream, JetStreamTelling, Stream
 from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
-from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 log = structlog.get_logger("calotype.sinks")
@@ -44,10 +42,15 @@ def ends_of(
 ) -> Ends:
     """Both ends of one sink. Raises SettingsError when its certificates cannot be used."""
     tls = _tls(name, table)
+    # Clients of brokers take memory in every process: only those that are needed are loaded.
     if isinstance(table, RabbitMQSink):
+        from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
+
         topology = Topology(table.exchange, table.durable, table.quorum)
         telling = OsloTelling(recorder, envelope_of(positions, table))
         return Ends(telling, RabbitMQ(table.urls, topology, tls=tls))
+    from calotype.projections.sinks.jetstream import JetStream, JetStreamTelling, Stream
+
     stream = Stream(table.stream, table.subject, table.replicas, table.duplicate_window_seconds)
     broker = JetStream(table.urls, stream, tls=tls, credentials_file=table.credentials_file)
     return Ends(JetStreamTelling(recorder, positions, table.subject), broker)

@@ -80,3 +80,9 @@ def test_who_imports_whom_is_as_the_doors_allow(room: str) -> None:
                 assert parts[1:3] != ("stores", "images"), f"{path}: {parts}"
                 if parts[1] == "commands":
                     assert parts[2] in COMMAND_MODULES_FOR_PROJECTIONS, f"{path}: {parts}"
+
+
+@pytest.mark.parametrize("client", ["minio", "aio_pika", "nats"])
+def test_serving_loads_no_client_that_the_settings_do_not_ask_for(client: str) -> None:
+    code = f"import calotype.ops.serving, sys; assert {client!r} not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -38,6 +38,8 @@ _TOGETHER_BYTES = 16 << 20
 _CROWD = 8
 """With more uploads at once than this, blocks are smaller."""
 _CROWD_BLOCK_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 18
+"""So much may come in one chunk, and a block with it: it is what an event loop reads at once."""
 _MOST_CHUNKS = 16
 """A block of more chunks is put together after all: they are so small that each costs more."""
 _JOBS_A_TURN = 8
@@ -141,7 +143,7 @@ def _block_bytes() -> int:
 
 def _blocks_at_once() -> int:
     """How many blocks an upload may have, the one that is coming in included."""
-    share = _TOGETHER_BYTES // (len(_running) * _block_bytes())
+    share = _TOGETHER_BYTES // (len(_running) * max(_block_bytes(), _CHUNK_BYTES))
     return max(1, min(share, BLOCKS_IN_FLIGHT))
 
 

@@ -317,3 +317,30 @@ def test_memory_stays_bounded_while_512_mib_go_through(store):
     )
     grown_kib = int(process.communicate()[0])
     assert grown_kib < 48 * 1024
+
+
+def test_memory_of_a_crowd_of_writes_stays_bounded(file_store):
+    """Peak memory of a process in which 64 bodies come at once, beyond one that had a single."""
+    process = file_store.run(
+        "import asyncio, resource\n"
+        "from calotype.stores.images import memory, pipe\n"
+        "memory.share_arenas()\n"
+        "memory.keep_pieces()\n"
+        "async def body(count):\n"
+        "    for _ in range(count):\n"
+        "        yield bytes(bytearray(256_000))\n"
+        "async def one(key, count):\n"
+        "    written = await pipe.write(driver, key, body(count), size_bytes=None,\n"
+        "                               limit_bytes=None)\n"
+        "    driver.delete(written.url)\n"
+        "async def crowd():\n"
+        "    await asyncio.gather(*(one(f'k{n}', 32) for n in range(64)))\n"
+        "def peak():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "asyncio.run(one('single', 32))\n"
+        "before = peak()\n"
+        "asyncio.run(crowd())\n"
+        "print(peak() - before, flush=True)\n"
+    )
+    grown_kib = int(process.communicate()[0])
+    assert grown_kib < 32 * 1024
