@@ -7,6 +7,8 @@ block. A client that is slow gives its thread back: the event loop waits for it 
 import asyncio
 import os
 import select
+import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -86,19 +88,28 @@ async def _send_file(request: web.Request, file: int, offset: int, count: int, s
     loop = asyncio.get_running_loop()
     # A descriptor of our own: the loop refuses to watch one that belongs to a transport, and
     # this one stays ours even when the transport closes the other.
-    socket = os.dup(transport.get_extra_info("socket").fileno())
-    try:
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
+        descriptor = connection.fileno()
         stop = offset + count
+        _cork(connection, True)
         while offset < stop:
             end = min(stop, offset + _STEP_BYTES)
-            step = partial(_send_some, socket, file, offset, end, sent)
+            step = partial(_send_some, descriptor, file, offset, end, sent)
             offset = await _finish(loop.run_in_executor(_THREADS, step), transport)
             if offset < stop:
-                await _until_writable(loop, socket)
+                await _until_writable(loop, descriptor)
                 if transport.is_closing():
                     raise ConnectionResetError("The client went away.")
-    finally:
-        os.close(socket)
+        _cork(connection, False)
+
+
+def _cork(connection: socket.socket, corked: bool) -> None:
+    """Holds packets back until they are full; letting go sends the last one.
+
+    Without it, the kernel sends a packet for each few pages of the file, at a third more CPU.
+    """
+    if sys.platform == "linux":
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
 
 
 async def _finish(job: "asyncio.Future[int]", transport: asyncio.BaseTransport) -> int:
@@ -111,14 +122,14 @@ async def _finish(job: "asyncio.Future[int]", transport: asyncio.BaseTransport) 
         raise
 
 
-def _send_some(socket: int, file: int, offset: int, stop: int, sent: Sent) -> int:
+def _send_some(descriptor: int, file: int, offset: int, stop: int, sent: Sent) -> int:
     """Sends as much as the client takes without a long wait; returns how far it came."""
     while offset < stop:
         try:
-            count = os.sendfile(socket, file, offset, stop - offset)
+            count = os.sendfile(descriptor, file, offset, stop - offset)
         except BlockingIOError:
             poll = select.poll()
-            poll.register(socket, select.POLLOUT)
+            poll.register(descriptor, select.POLLOUT)
             if not poll.poll(_PATIENCE_MILLISECONDS):
                 return offset
             continue
@@ -129,16 +140,16 @@ def _send_some(socket: int, file: int, offset: int, stop: int, sent: Sent) -> in
     return offset
 
 
-async def _until_writable(loop: asyncio.AbstractEventLoop, socket: int) -> None:
+async def _until_writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
     writable = loop.create_future()
 
     def wake() -> None:
         if not writable.done():
             writable.set_result(None)
 
-    loop.add_writer(socket, wake)
+    loop.add_writer(descriptor, wake)
     try:
         async with asyncio.timeout(_STALL_SECONDS):
             await writable
     finally:
-        loop.remove_writer(socket)
+        loop.remove_writer(descriptor)
