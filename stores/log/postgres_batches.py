@@ -159,7 +159,7 @@ class BatchWriter:
                 connection.execute("COMMIT")
         except BaseException:
             with suppress(psycopg.Error):
-                connection.execute("ROLLBACK")
+                connection.rollback()  # Which also forgets what was to be prepared and was not.
             raise
         position = min((row[0] for row in inserted.fetchall()), default=0) if inserted else 0
         outcomes = refused

@@ -52,7 +52,7 @@ class NamedTransactions:
             connection.execute("COMMIT")
         except BaseException as error:
             with suppress(psycopg.Error):
-                connection.execute("ROLLBACK")
+                connection.rollback()
             if is_trouble(error, connection):
                 raise unavailable(error, self._settings) from None
             raise

@@ -1,6 +1,7 @@
 """Appends that are written together have their own fates."""
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Callable
@@ -220,3 +221,25 @@ def test_a_batch_is_one_transaction_even_when_two_want_the_same_version(
     transactions = recorder.fetch_now("SELECT count(DISTINCT xmin::text) FROM stored_events")
     assert transactions == [(1,)]
     recorder.close_now()
+
+
+def test_no_order_of_conflicts_breaks_the_appends_after_them(
+    log_url: str, recorder: GroupCommitRecorder, notes: ModuleType
+) -> None:
+    """A connection that forgot which statements the failed ones prepared refused all later ones."""
+    taken = uuid4()
+    notes.write(recorder, taken, 1, "first").result(10)
+    for outcomes in itertools.product(["written", "rows", "conflict"], repeat=5):
+        fresh = open_log(log_url)
+        try:
+            for outcome in (*outcomes, "rows", "written"):
+                note = uuid4()
+                if outcome == "rows":
+                    notes.write(fresh, note, 1, "new").result(10)
+                elif outcome == "written":
+                    notes.submit(fresh, [notes.event(note, 1, "new")]).result(10)
+                else:
+                    lost = notes.write(fresh, taken, 1, "too late")
+                    assert isinstance(lost.exception(10), IntegrityError), outcomes
+        finally:
+            fresh.close_now()
