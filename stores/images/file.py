@@ -1,5 +1,6 @@
 """Image data as files in one directory of a local or mounted file system."""
 
+import ctypes
 import errno
 import os
 import secrets
@@ -31,6 +32,14 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _READ_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
+_WRITEBACK_BYTES = 8 << 20
+"""After each so many bytes the kernel is told to begin with writing them to disk, so that the sync
+at the end finds little left to wait for, and large uploads do not fill memory with their bytes."""
+_SYNC_FILE_RANGE_WRITE = 2
+
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux has it.
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 def store_error(error: OSError, doing: str) -> StoreError:
@@ -217,15 +226,27 @@ class _FileSink:
         self._descriptor: int | None = descriptor
         self._temporary: str | None = temporary
         self._final = final
+        self._size_bytes = 0
+        self._begun_bytes = 0
 
     def write(self, chunk: Chunk) -> None:
         view = memoryview(chunk)
         assert self._descriptor is not None
         try:
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                count = os.write(self._descriptor, view)
+                self._size_bytes += count
+                view = view[count:]
         except OSError as error:
             raise store_error(error, f"Cannot write {self._final}") from error
+        if (
+            _sync_file_range is not None
+            and self._size_bytes - self._begun_bytes >= _WRITEBACK_BYTES
+        ):
+            # What goes wrong here the sync at the end will tell.
+            left = self._size_bytes - self._begun_bytes
+            _sync_file_range(self._descriptor, self._begun_bytes, left, _SYNC_FILE_RANGE_WRITE)
+            self._begun_bytes = self._size_bytes
 
     def commit(self) -> None:
         assert self._descriptor is not None
