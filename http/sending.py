@@ -25,6 +25,9 @@ _STALL_SECONDS = 300.0
 """A client that takes nothing for so long is given up."""
 _BLOCK_BYTES = 1 << 18
 """What is held of each download that does not come from a file, twice."""
+_CORKED_BYTES = 8 << 20
+"""From this size on, packets are held back until they are full: a quarter less CPU for 1 GiB, and a
+third more for 1 MiB."""
 _STEP_BYTES = 64 << 20
 """How much one thread sends before it asks the event loop whether to go on."""
 
@@ -91,7 +94,9 @@ async def _send_file(request: web.Request, file: int, offset: int, count: int, s
     with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
         descriptor = connection.fileno()
         stop = offset + count
-        _cork(connection, True)
+        corked = count >= _CORKED_BYTES
+        if corked:
+            _cork(connection, True)
         while offset < stop:
             end = min(stop, offset + _STEP_BYTES)
             step = partial(_send_some, descriptor, file, offset, end, sent)
@@ -100,14 +105,12 @@ async def _send_file(request: web.Request, file: int, offset: int, count: int, s
                 await _until_writable(loop, descriptor)
                 if transport.is_closing():
                     raise ConnectionResetError("The client went away.")
-        _cork(connection, False)
+        if corked:
+            _cork(connection, False)
 
 
 def _cork(connection: socket.socket, corked: bool) -> None:
-    """Holds packets back until they are full; letting go sends the last one.
-
-    Without it, the kernel sends a packet for each few pages of the file, at a third more CPU.
-    """
+    """Holds packets back until they are full; letting go sends the last one."""
     if sys.platform == "linux":
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
 
