@@ -8,13 +8,17 @@ BIN := $(VENV)/bin
 KEYSTONE := .venv-keystone
 CEILOMETER := .venv-ceilometer
 
-.PHONY: serve test tools test-quick lint bench clean
+.PHONY: serve test test-long tools test-quick lint bench clean
 
 serve: $(VENV)/.service
 	$(BIN)/calotype serve
 
 test: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 25
+	$(BIN)/python -m pytest -m "not long" --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 25
+
+# What takes more than a minute: before a release, an hour at most.
+test-long: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools
+	$(BIN)/python -m pytest -m long --timeout 3600 --durations 25
 
 # Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of. And a real
 # RabbitMQ, which the package must not start by itself (RUNLEVEL): the tests start their own.
@@ -38,7 +42,7 @@ tools:
 	fi
 
 test-quick: $(VENV)/.tests
-	$(BIN)/python -m pytest -m "not slow" tests/test_layout.py tests/commands tests/projections tests/http
+	$(BIN)/python -m pytest -m "not slow and not long" tests/test_layout.py tests/commands tests/projections tests/http
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
