@@ -14,7 +14,8 @@ import structlog
 
 from calotype.commands.policy import Actor, with_implied
 from calotype.http.basic import Login
-from calotype.ops.settings import HttpBasic, SettingsError
+from calotype.ops.identity_settings import HttpBasic
+from calotype.ops.settings import SettingsError
 from calotype.ops.watching import watch
 
 HIGHEST_COST = 15

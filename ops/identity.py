@@ -8,7 +8,7 @@ from calotype.http.conversation import Identify
 from calotype.http.identity import by_trusted_headers, everybody_is
 from calotype.http.keystone import KeystoneIdentity
 from calotype.http.keystone_calls import Keystone
-from calotype.ops import settings as tables
+from calotype.ops import identity_settings as tables
 from calotype.ops.htpasswd import load_logins
 from calotype.ops.settings import Settings, SettingsError
 

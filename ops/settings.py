@@ -16,6 +16,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from calotype.ops.http_settings import Http
+from calotype.ops.identity_settings import HttpBasic, Identity, Keystone
 from calotype.ops.limit_settings import Limits
 from calotype.ops.sink_settings import SinkName, SinkSettings, check_sinks
 from calotype.ops.webhook_settings import Webhooks
@@ -84,97 +86,6 @@ class Store(_Table):
         return self
 
 
-class Identity(_Table):
-    """`[identity]`: who asks."""
-
-    kind: Literal["none", "headers", "http_basic", "keystone"] = "none"
-    """none: everybody is the user below, an administrator. headers: X-User-Id, X-Project-Id and
-    X-Roles are believed; only for a listener that nobody but a trusted proxy reaches. http_basic:
-    names and passwords of an htpasswd file. keystone: tokens, which Keystone is asked about."""
-    user: str = "admin"
-    """none: the user that everybody is."""
-    project: str = "default"
-    """none: the project that everybody acts in, and that owns new images."""
-
-
-class Account(_Table):
-    """`[http_basic.users.NAME]`: what one user is, where that differs from all others."""
-
-    project: str | None = None
-    """The project that the user acts in, and that owns new images."""
-    roles: list[str] | None = None
-    """The user's roles; admin implies manager, that member, and that reader."""
-
-
-class HttpBasic(_Table):
-    """`[http_basic]`: users with passwords in a file, where there is no Keystone."""
-
-    file: str = ""
-    """htpasswd file with bcrypt hashes (`htpasswd -B`); read again when it changes."""
-    project: str = "default"
-    """The project of users that have none of their own below."""
-    roles: list[str] = ["member"]
-    """The roles of users that have none of their own below."""
-    users: dict[str, Account] = {}
-    """Projects and roles of single users: `[http_basic.users.NAME]` with `project` and `roles`."""
-    cache_seconds: float = Field(3600.0, ge=0)
-    """How long a right password is not checked again; a change of the file ends that at once."""
-    cache_entries: int = Field(10_000, ge=1)
-    """How many passwords a process remembers, as keyed digests."""
-
-
-class Keystone(_Table):
-    """`[keystone]`: the identity service that tokens are of."""
-
-    url: str = ""
-    """URL of its API, such as https://keystone.example.org:5000/v3."""
-    public_url: str = ""
-    """Where clients get tokens, for WWW-Authenticate; empty = the URL above."""
-    username: str = ""
-    """Who we are there, with the role service; or use an application credential."""
-    password: str = Field("", repr=False)
-    """Our password; better given in the environment."""
-    user_domain: str = "Default"
-    """Name of the domain of our user."""
-    project: str = "service"
-    """Name of the project that we act in."""
-    project_domain: str = "Default"
-    """Name of the domain of that project."""
-    application_credential_id: str = ""
-    """Application credential to use instead of name and password."""
-    application_credential_secret: str = Field("", repr=False)
-    """Its secret; better given in the environment."""
-    service_type: str = "image"
-    """Our type of service, which access rules of application credentials name."""
-    service_token_roles: list[str] = ["service"]
-    """Roles that let a service go on after the end of a user's token."""
-    service_token_roles_required: bool = True
-    """Refuse service tokens without such a role."""
-    cache_seconds: float = Field(300.0, ge=0)
-    """How long a valid token is not asked about again; so long a revoked one may still be used."""
-    cache_entries: int = Field(10_000, ge=1)
-    """How many tokens a process remembers."""
-    timeout_seconds: float = Field(10.0, gt=0)
-    """How long one answer may take."""
-    retries: int = Field(2, ge=0, le=10)
-    """How often a question is repeated that got no answer, before clients get 503."""
-    cafile: str = ""
-    """File with the authorities whose certificates are trusted; empty = those of the system."""
-    certfile: str = ""
-    """File with the certificate that we show, if Keystone wants one."""
-    keyfile: str = ""
-    """File with its key; empty = the key is in the same file."""
-    insecure: bool = False
-    """Trust any certificate: only for trying things out."""
-
-    @field_validator("url", "public_url")
-    @classmethod
-    def _plain(cls, url: str) -> str:
-        if url and (not url.startswith(("http://", "https://")) or "@" in url):
-            raise ValueError("use http(s)://HOST:PORT/v3, without a user or password")
-        return url.rstrip("/")
-
-
 class Policy(_Table):
     """`[policy]`: who may do what, in the language of oslo.policy."""
 
@@ -231,39 +142,6 @@ class Followers(_Table):
     """Keep the versions of every image, for lists and images as of a moment."""
     audience: bool = True
     """Keep who may be told of every event, for the feed."""
-
-
-class Http(_Table):
-    """`[http]`: the listener and what it shows."""
-
-    listen: str = "127.0.0.1:9292"
-    """HOST:PORT; port 0 takes a free one."""
-    public_endpoint: str = ""
-    """Base URL for the versions document, where a proxy stands in front."""
-    default_limit: int = Field(25, ge=0)
-    """Images on a page when the client names no limit."""
-    max_limit: int = Field(1000, ge=1)
-    """Images on a page at most."""
-    show_image_direct_url: bool = False
-    """Show direct_url in images."""
-    show_multiple_locations: bool = False
-    """Show locations in images and let clients change them."""
-    disable_file: str = ""
-    """While this file exists, /healthcheck answers 503."""
-    drain_seconds: float = Field(0.0, ge=0)
-    """After SIGTERM: how long /healthcheck says 503 while new requests are still taken."""
-    grace_seconds: float = Field(30.0, ge=0)
-    """After that: how long running requests may take to finish."""
-    access_log: bool = False
-    """Log a line for every request."""
-
-    @field_validator("listen")
-    @classmethod
-    def _address(cls, listen: str) -> str:
-        host, _, port = listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise ValueError("use HOST:PORT, such as 127.0.0.1:9292")
-        return listen
 
 
 class Settings(BaseSettings):
