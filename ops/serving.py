@@ -87,7 +87,7 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     await recorder.hold_lease(
-        sweeper.lease_name(parts.process_id), parts.process_id, sweeper.LEASE_SECONDS
+        sweeper.lease_name(parts.process_id), parts.process_id, recorder.lease_terms.process_seconds
     )
     chores = [
         asyncio.create_task(chore)

@@ -18,6 +18,7 @@ from pydantic_settings import (
 
 from calotype.ops.http_settings import Http
 from calotype.ops.identity_settings import HttpBasic, Identity, Keystone
+from calotype.ops.lease_settings import Leases
 from calotype.ops.limit_settings import Limits
 from calotype.ops.sink_settings import SinkName, SinkSettings, check_sinks
 from calotype.ops.webhook_settings import Webhooks
@@ -158,6 +159,7 @@ class Settings(BaseSettings):
     hashing_algorithm: Literal["sha512", "sha256", "sha384", "sha224", "sha1"] = "sha512"
     """What os_hash_value is made with, besides the md5 of checksum."""
     log: Log = Log()
+    leases: Leases = Leases()
     store: Store = Store()
     identity: Identity = Identity()
     http_basic: HttpBasic = HttpBasic()

@@ -21,8 +21,6 @@ from calotype.commands.states import DOOMED
 from calotype.projections.queries import Queries, UnsettledBlob
 from calotype.projections.restorable import retention_over
 
-LEASE_SECONDS = 15.0
-SWEEP_SECONDS = 5.0
 PAGE = 500
 
 log = structlog.get_logger("calotype.sweeper")
@@ -73,14 +71,15 @@ def _runs(parts: Parts, living: set[str], blob: UnsettledBlob) -> bool:
 
 async def keep_lease(parts: Parts) -> None:
     """Says again and again that this process lives, until cancelled."""
+    terms = parts.log.recorder.lease_terms
     while True:
         try:
             await parts.log.recorder.hold_lease(
-                lease_name(parts.process_id), parts.process_id, LEASE_SECONDS
+                lease_name(parts.process_id), parts.process_id, terms.process_seconds
             )
         except Exception as error:
             log.warning("lease not renewed", error=str(error))
-        await asyncio.sleep(LEASE_SECONDS / 3)
+        await asyncio.sleep(terms.process_renew_seconds)
 
 
 async def sweep_for_ever(parts: Parts, queries: Queries) -> None:
@@ -88,7 +87,7 @@ async def sweep_for_ever(parts: Parts, queries: Queries) -> None:
 
     Many processes may sweep; one does at a time, the holder of the lease `sweeper`.
     """
-    loop = asyncio.get_running_loop()
+    loop, terms = asyncio.get_running_loop(), parts.log.recorder.lease_terms
     next_sweep = loop.time()
     while True:
         try:
@@ -100,10 +99,10 @@ async def sweep_for_ever(parts: Parts, queries: Queries) -> None:
             pass
         except Exception as error:
             log.warning("garbage not removed", error=str(error))
-        next_sweep = loop.time() + SWEEP_SECONDS
+        next_sweep = loop.time() + terms.process_renew_seconds
         try:
             lease = await parts.log.recorder.hold_lease(
-                "sweeper", parts.process_id, 2 * SWEEP_SECONDS
+                "sweeper", parts.process_id, 2 * terms.process_renew_seconds
             )
             if lease is not None:
                 swept = await sweep(parts, queries)

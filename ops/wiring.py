@@ -24,6 +24,7 @@ from calotype.projections.tables import TABLES
 from calotype.projections.usage import recount
 from calotype.projections.waking import Waking
 from calotype.stores.images.opening import open_driver
+from calotype.stores.log.leases import LeaseTerms
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -44,7 +45,9 @@ QUERY_TABLES = (
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
-    return open_log(settings.log_url(), queue_limit=settings.log.queue_limit)
+    recorder = open_log(settings.log_url(), queue_limit=settings.log.queue_limit)
+    recorder.lease_terms = LeaseTerms(**settings.leases.model_dump())
+    return recorder
 
 
 def migrate(recorder: GroupCommitRecorder) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 from eventsourcing.persistence import IntegrityError, Notification, Tracking
 
-from calotype.projections.leading import RENEW_SECONDS, Leadership
+from calotype.projections.leading import Leadership
 from calotype.stores.log.log import Append, Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change
@@ -112,21 +112,21 @@ class Follower:
         return self.position
 
     async def _go_on(self) -> None:
-        started = time.monotonic()
+        started, look_seconds = time.monotonic(), self._recorder.lease_terms.look_seconds
         if not await self._leads():
             self.state = "stands by: another process leads"
-            await asyncio.sleep(RENEW_SECONDS / 2)
+            await asyncio.sleep(look_seconds)
         elif await self._step():
             self.state = f"follows, at {self.position}"
             if not self._more:
                 await asyncio.sleep(self._rest_seconds)
             elif self._rest_factor:
                 worked_seconds = time.monotonic() - started
-                await asyncio.sleep(min(self._rest_factor * worked_seconds, RENEW_SECONDS / 2))
+                await asyncio.sleep(min(self._rest_factor * worked_seconds, look_seconds))
         else:
             self.state = f"waits for events after {self.position}"
             with suppress(TimeoutError):
-                async with asyncio.timeout(RENEW_SECONDS / 2):
+                async with asyncio.timeout(look_seconds):
                     await self._wait(self.position)
 
     async def _leads(self) -> bool:

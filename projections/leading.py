@@ -13,9 +13,6 @@ from uuid import uuid4
 from calotype.stores.log.log import Fence, Fenced, LogUnavailable
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-LEASE_SECONDS = 6.0
-RENEW_SECONDS = 2.0
-
 
 class Leadership:
     """One process's part in the lease `name`.
@@ -36,10 +33,12 @@ class Leadership:
     async def held(self) -> bool:
         """Takes the lease or renews it when that is due; whether this process leads."""
         if self.epoch is None or time.monotonic() >= self._renew_at:
-            asked_at = time.monotonic()
-            self._renew_at = asked_at + RENEW_SECONDS
-            self.epoch = await self._recorder.hold_lease(self._name, self._holder, LEASE_SECONDS)
-            self._sure_until = asked_at + LEASE_SECONDS
+            asked_at, terms = time.monotonic(), self._recorder.lease_terms
+            self._renew_at = asked_at + terms.leader_renew_seconds
+            self.epoch = await self._recorder.hold_lease(
+                self._name, self._holder, terms.leader_seconds
+            )
+            self._sure_until = asked_at + terms.leader_seconds
         return self.epoch is not None
 
     @property
@@ -112,7 +111,7 @@ async def _hold(
         taken.set_exception(error)
         return
     taken.set_result(mine)
-    while not await asyncio.to_thread(ended.wait, RENEW_SECONDS / 2):
+    while not await asyncio.to_thread(ended.wait, recorder.lease_terms.look_seconds):
         with suppress(LogUnavailable):  # It may come back before the lease has run out.
             if not await leadership.held() or leadership.epoch != mine.epoch:
                 mine.lost.set()

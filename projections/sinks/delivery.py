@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import structlog
 from eventsourcing.persistence import IntegrityError, Tracking
 
-from calotype.projections.leading import RENEW_SECONDS, Leadership
+from calotype.projections.leading import Leadership
 from calotype.projections.sinks.contract import Broker, Telling, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import checkpoint_of, lease_of, parking, troubled
@@ -25,8 +25,6 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
-LOOK_SECONDS = RENEW_SECONDS / 2
-"""How often the lease and the connection are looked after when nothing happens."""
 FINISH_SECONDS = 2.0
 """How long a process that stops may still take for the page that it has begun."""
 
@@ -128,7 +126,7 @@ class Delivery:
                 elif leading is None:
                     log.info("sink leads", sink=self.name, epoch=epoch)
                     leading = asyncio.create_task(self._lead())
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(self._recorder.lease_terms.look_seconds)
         finally:
             self._ending = True
             if leading is not None:
@@ -219,7 +217,7 @@ class Delivery:
             return
         self.state = f"waits for events after {self.position}"
         with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(self._recorder.lease_terms.look_seconds):
                 await self._wait(self.position)
 
     async def _stumble(self, error: Exception) -> None:

@@ -36,6 +36,7 @@ class Deliverer:
         *,
         holder: str,
     ) -> None:
+        self._recorder = recorder
         self._endpoints = endpoints
         self._outbound = outbound
         self._lay = lay
@@ -53,7 +54,8 @@ class Deliverer:
                     except Exception as error:
                         # The lines that there are go on, as far as they can.
                         log.warning("webhooks not looked after", error=repr(error))
-                    await asyncio.sleep(CHANGES_SECONDS)
+                    look_seconds = self._recorder.lease_terms.look_seconds
+                    await asyncio.sleep(min(CHANGES_SECONDS, look_seconds))
             finally:
                 self._dismiss(list(self._lines))
                 await asyncio.gather(*self._leaving, return_exceptions=True)

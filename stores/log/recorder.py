@@ -23,6 +23,7 @@ from eventsourcing.persistence import (
     Tracking,
 )
 
+from calotype.stores.log.leases import LeaseTerms
 from calotype.stores.log.log import Append, AppendQueue, Outcome, deliver
 from calotype.stores.log.subscription import CommitWatch
 from calotype.stores.log.table_sets import TableSet
@@ -57,6 +58,7 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     def __init__(self, *, queue_limit: int = 4096, only_aggregates: bool = False) -> None:
         super().__init__(self._write_for_ever, queue_limit)
         self._only_aggregates = only_aggregates
+        self.lease_terms = LeaseTerms()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # ---- appending ----

@@ -21,6 +21,7 @@ from calotype.projections.sinks.parked import (
     parked_of,
     trouble_of,
 )
+from calotype.stores.log.leases import LeaseTerms
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -276,9 +277,10 @@ async def test_a_chore_that_fails_does_not_hold_up_the_events(
 
 
 async def test_a_leader_is_sure_only_as_long_as_its_lease_cannot_have_run_out(
-    recorders: list[GroupCommitRecorder], monkeypatch: pytest.MonkeyPatch
+    recorders: list[GroupCommitRecorder],
 ) -> None:
-    monkeypatch.setattr(leading, "LEASE_SECONDS", 0.3)
+    for recorder in recorders:
+        recorder.lease_terms = LeaseTerms(leader_seconds=0.3)
     mine = leading.Leadership(recorders[0], "x", "me")
     assert not mine.sure
     assert await mine.held()
