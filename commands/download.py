@@ -50,13 +50,15 @@ LOG_EVENT_TYPES: dict[str, type[Image.Event] | type[DataSent]] = {
 
 
 def require_download(actor: Actor, image: Target | None, image_id: str) -> None:
-    """Raises NotFound or Forbidden unless the actor may have the image's data."""
-    require(actor, "get_image", image, f"No image found with ID {image_id}")
+    """Raises NotFound or Forbidden unless the actor may have the image's data.
+
+    `get_image` is only asked where `download_image` refuses: whether that is a 403 or a 404.
+    """
+    require(actor, "download_image", image, f"No image found with ID {image_id}")
     assert image is not None
     if image.status == "deactivated" and not actor.is_admin:
         text = "The requested image has been deactivated. Image data download is forbidden."
         raise refused(Forbidden(text), actor, "context_is_admin")
-    require(actor, "download_image", image)
 
 
 def download(

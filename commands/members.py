@@ -29,7 +29,7 @@ async def add_member(
             )
         image.add_member(cause, name)
 
-    allowed = partial(_require_shared, actor, "add_member")
+    allowed = partial(require_member_rule, actor, "add_member")
     return await parts.log.change(image_uuid(image_id), allowed, add), name
 
 
@@ -51,13 +51,8 @@ async def set_member_status(
 
 def require_answer(actor: Actor, member: str, image: Target | None) -> None:
     """Raises Forbidden or NotFound unless the actor may answer for the member."""
-    _require_shared(actor, "get_member", image)
-    assert image is not None
-    # A project knows of its own invitation only; owner and administrators of all.
-    knows = actor.is_admin or actor.project in (member, image.owner)
-    if not knows or not image.has_member(member):
-        raise NotFound(f"No member {member} of that image")
-    if not allows(actor, "modify_member", image):
+    target = _with_member(actor, member, image)
+    if not allows(actor, "modify_member", target):
         text = "Only the invited project may set its status."
         raise refused(Forbidden(text), actor, "modify_member")
 
@@ -66,11 +61,32 @@ async def remove_member(
     parts: Parts, actor: Actor, cause: Cause, image_id: str, member: str
 ) -> None:
     """Withdraws the offer; only the owner or an administrator may."""
-    allowed = partial(_require_shared, actor, "delete_member")
+    allowed = partial(require_removal, actor, member)
     await parts.log.change(image_uuid(image_id), allowed, Image.remove_member, cause, member)
 
 
-def _require_shared(actor: Actor, rule: str, image: Target | None) -> None:
-    require(actor, rule, image)
+def require_removal(actor: Actor, member: str, image: Target | None) -> None:
+    """Raises Forbidden or NotFound unless the actor may withdraw the offer to the member."""
+    require(actor, "delete_member", _with_member(actor, member, image))
+
+
+def require_member_rule(actor: Actor, rule: str, image: Target | None) -> None:
+    """Raises Forbidden or NotFound unless the rule, one of those on members, holds.
+
+    Whoever may not see the image does not know of its members, whatever the rule itself says.
+    """
+    require(actor, "get_image", image)
     if image is not None and image.visibility != "shared":
         raise Forbidden("Only shared images have members.")
+    require(actor, rule, image)
+
+
+def _with_member(actor: Actor, member: str, image: Target | None) -> Target:
+    """The image, if it was offered to the member and the actor may know of that."""
+    require_member_rule(actor, "get_member", image)
+    assert image is not None
+    # A project knows of its own invitation only; owner and administrators of all.
+    knows = actor.is_admin or actor.project in (member, image.owner)
+    if not knows or not image.has_member(member):
+        raise NotFound(f"No member {member} of that image")
+    return image

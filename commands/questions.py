@@ -11,7 +11,7 @@ from typing import Any
 from calotype.commands.deletion import require_deleted
 from calotype.commands.download import DataSent, require_download
 from calotype.commands.image import Image
-from calotype.commands.members import require_answer
+from calotype.commands.members import require_answer, require_member_rule, require_removal
 from calotype.commands.metadata import (
     require_creation,
     require_owner_change,
@@ -83,9 +83,9 @@ QUESTIONS: dict[type[Any], Ask] = {
     Image.Restored: _about_deleted("restore_image"),
     Image.Purged: _about_deleted("purge_image"),
     Image.DataRemoved: _nothing,
-    Image.MemberAdded: _about("add_member"),
+    Image.MemberAdded: lambda actor, event, image: require_member_rule(actor, "add_member", image),
     Image.MemberStatusSet: lambda actor, event, image: require_answer(actor, event.member, image),
-    Image.MemberRemoved: _about("delete_member"),
+    Image.MemberRemoved: lambda actor, event, image: require_removal(actor, event.member, image),
     DataSent: _data_sent,
 }
 """The questions of each event type. A new type needs its own."""

@@ -6,7 +6,7 @@ from aiohttp import web
 from calotype.commands import members
 from calotype.commands.errors import Forbidden, NotFound
 from calotype.commands.image import image_uuid
-from calotype.commands.policy import Actor, require
+from calotype.commands.policy import Actor, allows, require
 from calotype.http.conversation import (
     API,
     Api,
@@ -25,9 +25,9 @@ async def index(request: web.Request) -> web.Response:
     refuse_body(request)
     api, actor = request.app[API], actor_of(request)
     row, visible = await _visible_members(api, actor, request.match_info["image_id"])
-    if row.visibility != "shared":
-        raise Forbidden("Only shared images have members.")
-    documents = ",".join(document for _, document in visible)
+    members.require_member_rule(actor, "get_members", row)
+    shown = visible.values() if allows(actor, "get_member", row) else ()
+    documents = ",".join(shown)
     return json_answer(f'{{"members":[{documents}],"schema":"/v2/schemas/members"}}'.encode())
 
 
@@ -37,14 +37,14 @@ async def show(request: web.Request) -> web.Response:
     api, actor = request.app[API], actor_of(request)
     names = request.match_info
     missing = NotFound(f"{names['member']} not found in the member list of the image")
+    row, visible = await _visible_members(api, actor, names["image_id"])
     try:
-        row, visible = await _visible_members(api, actor, names["image_id"])
+        members.require_member_rule(actor, "get_member", row)
     except Forbidden:
         raise missing from None
-    documents = dict(visible)
-    if row.visibility != "shared" or names["member"] not in documents:
+    if names["member"] not in visible:
         raise missing
-    return json_answer(documents[names["member"]].encode())
+    return json_answer(visible[names["member"]].encode())
 
 
 async def add(request: web.Request) -> web.Response:
@@ -81,14 +81,13 @@ async def remove(request: web.Request) -> web.Response:
 
 async def _visible_members(
     api: Api, actor: Actor, image_id: str
-) -> tuple[ImageRow, list[tuple[str, str]]]:
+) -> tuple[ImageRow, dict[str, str]]:
+    """The image, and the document of each of its members that rules may let the actor see."""
     aggregate_id = image_uuid(image_id)
     row = await api.queries.image(aggregate_id, actor.project)
     require(actor, "get_image", row)
     assert row is not None
-    if row.visibility == "shared":
-        require(actor, "get_members", row)
-    known = await api.queries.members(aggregate_id)
+    known = dict(await api.queries.members(aggregate_id))
     if not actor.is_admin and actor.project != row.owner:
-        known = [(member, document) for member, document in known if member == actor.project]
+        known = {member: known[member] for member in known if member == actor.project}
     return row, known

@@ -3,7 +3,7 @@
 import pytest
 
 HTML, JSON, PLAIN = "text/html; charset=UTF-8", "application/json", "text/plain; charset=UTF-8"
-VERSIONS = ["v2.15", "v2.9", "v2.17", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1"]
+VERSIONS = ["v2.9", "v2.7", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v3/images", "/V2/images", "/v2.19/images", "/x"])
@@ -12,7 +12,7 @@ async def test_an_unknown_first_segment_is_answered_300_with_the_versions(admin,
     answer = await admin(method, path)
     assert answer.status == 300
     assert answer.headers["Content-Type"] == "application/json"
-    assert [version["id"] for version in answer.json["versions"]] == [*VERSIONS, "v2.0"]
+    assert [version["id"] for version in answer.json["versions"]] == VERSIONS
 
 
 async def test_the_versions_document_names_one_current_version_and_the_way_to_it(admin):
@@ -21,7 +21,7 @@ async def test_the_versions_document_names_one_current_version_and_the_way_to_it
         assert answer.status == 200
         versions = answer.json["versions"]
         current = [version["id"] for version in versions if version["status"] == "CURRENT"]
-        assert current == ["v2.17"]
+        assert current == ["v2.9"]
         assert {version["status"] for version in versions} == {"CURRENT", "SUPPORTED"}
         links = {link["href"] for version in versions for link in version["links"]}
         assert links == {str(admin.client.make_url("/v2/"))}
@@ -41,8 +41,8 @@ async def test_v2_without_a_slash_is_redirected_and_with_one_is_nothing(admin):
         assert (await admin("GET", path)).status == 404, path
 
 
-@pytest.mark.parametrize("prefix", [*VERSIONS, "v2.0"])
-async def test_every_listed_version_is_a_prefix_of_the_same_api(admin, prefix):
+@pytest.mark.parametrize("prefix", [*VERSIONS, "v2.6", "v2.15", "v2.17"])
+async def test_every_listed_version_and_three_more_are_prefixes_of_the_same_api(admin, prefix):
     image = await admin.create(name="x y")
     listed = (await admin("GET", f"/{prefix}/images?name=x%20y&limit=1")).json
     assert [found["id"] for found in listed["images"]] == [image["id"]]
