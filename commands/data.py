@@ -12,6 +12,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+import structlog
+
 from calotype.commands.errors import (
     CalotypeError,
     Conflict,
@@ -23,6 +25,7 @@ from calotype.commands.errors import (
 )
 from calotype.commands.image import Image, image_uuid
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
+from calotype.commands.places import url_now
 from calotype.commands.policy import Actor, Cause, require
 from calotype.commands.states import DOOMED
 from calotype.stores.images import driver as stores
@@ -45,12 +48,30 @@ LARGEST_BYTES = 1 << 50
 """No image is larger, whatever the limits, so that sums of announced sizes stay countable."""
 
 
-def refusal_of(error: stores.StoreError) -> CalotypeError:
-    """The domain's error for what a store refused with."""
-    for kind, refusal in STORE_REFUSALS.items():
+_STORE_TROUBLE: dict[type[stores.StoreError], str] = {
+    stores.StoreFull: "Store '{}' has no space left for this.",
+    stores.StoreForbidden: "Store '{}' refuses this service.",
+    stores.DataExists: "Store '{}' has other data in this place already.",
+    stores.DataMissing: "Store '{}' no longer has this data.",
+    stores.StoreUnavailable: "Store '{}' cannot be reached; try again later.",
+}
+
+log = structlog.get_logger("calotype.data")
+
+
+def refusal_of(error: stores.StoreError, store: str) -> CalotypeError:
+    """The domain's error for what the store of this name refused with.
+
+    Clients learn the store's name; its directory or address is for the service's own log.
+    """
+    refusal = next(
+        (r for kind, r in STORE_REFUSALS.items() if isinstance(error, kind)), Unavailable
+    )
+    for kind, sentence in _STORE_TROUBLE.items():
         if isinstance(error, kind):
-            return refusal(str(error))
-    return Unavailable(str(error))
+            log.warning("store refused", store=store, error=str(error))
+            return refusal(sentence.format(store))
+    return refusal(str(error))
 
 
 async def upload_data(
@@ -113,13 +134,16 @@ async def upload_data(
         )
         return image
     except BaseException as error:
+        refusal = error
+        if isinstance(error, stores.StoreError):
+            refusal = refusal_of(error, parts.default_store)
         # Shielded, because the commonest reason to be here is that the client went away. What
         # fails here (the log is down, say) is left to the sweeper: the intent is on record.
         with suppress(Exception):
-            ending = give_up_upload(parts, cause, aggregate_id, upload_id, _reason(error))
+            ending = give_up_upload(parts, cause, aggregate_id, upload_id, _reason(refusal))
             await asyncio.shield(ending)
-        if isinstance(error, stores.StoreError):
-            raise refusal_of(error) from error
+        if refusal is not error:
+            raise refusal from error
         raise
     finally:
         parts.uploads.discard(upload_id)
@@ -152,7 +176,7 @@ async def remove_garbage(parts: Parts, image: Image) -> int:
             continue
         reason = _why_garbage(image)
         try:
-            await asyncio.to_thread(driver.delete, blob.url)
+            await asyncio.to_thread(driver.delete, url_now(driver, image.id, blob.url))
         except stores.DataMissing:
             reason += "; nothing was there"
         except stores.StoreError:
@@ -221,6 +245,6 @@ def _expect_image(image: Image | None) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, (CalotypeError, stores.StoreError)):
+    if isinstance(error, CalotypeError):
         return str(error)
     return f"the client or the connection went away ({type(error).__name__})"

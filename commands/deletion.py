@@ -16,6 +16,7 @@ from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFoun
 from calotype.commands.fields import check_text
 from calotype.commands.image import Image, clock_text, image_uuid
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
+from calotype.commands.places import url_now
 from calotype.commands.policy import Actor, Cause, allows, refused, require
 from calotype.commands.states import DOOMED, RETAINED, Deletion
 from calotype.stores.images.driver import StoreError
@@ -159,9 +160,9 @@ def _require_bytes(parts: Parts, image: Image) -> None:
         if blob.state != RETAINED or blob.upload_id is None or driver is None:
             continue
         try:
-            there = driver.exists(blob.url)
+            there = driver.exists(url_now(driver, image.id, blob.url))
         except StoreError as error:
-            raise refusal_of(error) from error
+            raise refusal_of(error, blob.store) from error
         if not there:
             raise Gone(
                 f"The data of image {image.image_id} is missing in store '{blob.store}', though "

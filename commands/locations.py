@@ -5,7 +5,6 @@ they were written for: their URL cannot be given to another image.
 """
 
 import asyncio
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,10 @@ from calotype.commands.errors import Conflict, Forbidden, Invalid
 from calotype.commands.fields import check_count
 from calotype.commands.image import Image
 from calotype.commands.parts import Parts
+from calotype.commands.places import recorded_url, written_for
 from calotype.commands.policy import Actor, Cause, require
 from calotype.commands.states import STORED
 from calotype.stores.images.driver import StoreError
-
-_OWN_KEY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-[0-9a-f]{12}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,10 @@ class Place:
 
 
 async def measure_places(parts: Parts, operations: Sequence[Any]) -> dict[str, Place]:
-    """Looks up every URL that operations on locations name. Raises Forbidden or Invalid."""
+    """Looks up every URL that operations on locations name. Raises Forbidden or Invalid.
+
+    What Calotype wrote may be named by the URL of before a move: that is for the image to tell.
+    """
     if not parts.locations_shown:
         raise Forbidden("It's not allowed to add/update/remove locations if locations are hidden.")
     places: dict[str, Place] = {}
@@ -38,11 +39,15 @@ async def measure_places(parts: Parts, operations: Sequence[Any]) -> dict[str, P
         if operation.path[0] == "locations" and operation.op != "remove":
             for value in _values(operation):
                 url = value["url"]
-                places[url] = await asyncio.to_thread(_measure, parts, url)
+                place = await asyncio.to_thread(_measure, parts, url)
+                if place is not None:
+                    places[url] = place
+                elif written_for(url) is None:
+                    raise _unknown(url)
     return places
 
 
-def _measure(parts: Parts, url: str) -> Place:
+def _measure(parts: Parts, url: str) -> Place | None:
     for store, driver in parts.stores.items():
         if url.startswith(("file:", "filesystem:", "swift+config:")):
             break
@@ -52,7 +57,11 @@ def _measure(parts: Parts, url: str) -> Place:
             continue
         if size > 0:
             return Place(store, size)
-    raise Invalid(f"Invalid location: no configured store has data at {url[:255]}")
+    return None
+
+
+def _unknown(url: str) -> Invalid:
+    return Invalid(f"Invalid location: no configured store has data at {url[:255]}")
 
 
 def change_locations(
@@ -74,8 +83,12 @@ def change_locations(
         _apply(image, actor, operation, locations, places, parts, checked)
     check_count("locations", len(locations), parts.limits.locations)
     stores = {url: blob.store for url, blob in image.blobs.items() if blob.state == STORED}
-    stores |= {url: place.store for url, place in places.items()}
     for location in locations:
+        url = location["url"]
+        if url not in stores:
+            if url not in places:
+                raise _unknown(url)
+            stores[url] = places[url].store
         location["metadata"] = {**location["metadata"], "store": stores[location["url"]]}
     size = image.size
     if image.status == "queued":
@@ -97,7 +110,10 @@ def _apply(
         _remove(image, operation, locations)
         return
     require(actor, "set_image_location", image)
-    values = _values(operation)
+    values = [
+        {**value, "url": recorded_url(parts.stores, image.id, image.blobs.values(), value["url"])}
+        for value in _values(operation)
+    ]
     if operation.op == "replace":
         if not values:
             raise Forbidden("The list of locations cannot be emptied; delete the image instead.")
@@ -171,8 +187,8 @@ def _take_validation(
 
 
 def _check_belongs(image: Image, url: str) -> None:
-    match = _OWN_KEY.search(url)
-    if match and match[1] != str(image.id):
+    written = written_for(url)
+    if written is not None and written[0] != str(image.id):
         raise Forbidden("These bytes belong to another image.")
 
 

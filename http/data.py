@@ -17,6 +17,7 @@ from calotype.commands.errors import (
     UnsupportedMedia,
 )
 from calotype.commands.image import image_uuid
+from calotype.commands.places import url_now
 from calotype.commands.policy import Actor
 from calotype.http.conversation import API, REQUEST_ID, Api, actor_of, cause_of_request, refuse_body
 from calotype.http.sending import Sent, open_source, send
@@ -106,19 +107,21 @@ async def _send_from(
     span: tuple[int, int] | None,
 ) -> web.StreamResponse:
     """Tries each place in turn; 204 when the bytes are missing in all of them."""
-    size = row.size or 0
+    size, image_id = row.size or 0, image_uuid(request.match_info["image_id"])
     start, stop = span or (0, size)
     failure: CalotypeError | None = None
     for place in places:
-        driver = api.parts.stores.get(place["metadata"]["store"])  # type: ignore[index]
+        store = place["metadata"]["store"]  # type: ignore[index]
+        driver = api.parts.stores.get(store)
         if driver is None:
             continue
         try:
-            source = await open_source(driver, str(place["url"]), start, stop - start)
+            url = url_now(driver, image_id, str(place["url"]))
+            source = await open_source(driver, url, start, stop - start)
         except DataMissing:
             continue
         except StoreError as error:
-            failure = refusal_of(error)
+            failure = refusal_of(error, store)
             continue
         headers, sent = _headers(request, row, span), Sent()
         try:
@@ -127,7 +130,7 @@ async def _send_from(
             if api.downloads is not None:
                 api.downloads.note(
                     cause_of_request(request, actor),
-                    image_id=str(image_uuid(request.match_info["image_id"])),
+                    image_id=str(image_id),
                     owner=row.owner,
                     bytes_sent=sent.count_bytes,
                     bytes_asked=stop - start,

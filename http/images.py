@@ -6,6 +6,7 @@ from aiohttp import web
 from calotype.commands import deletion, metadata
 from calotype.commands.errors import Invalid
 from calotype.commands.image import Image, image_uuid
+from calotype.commands.places import places_now
 from calotype.commands.policy import Actor, require, require_call
 from calotype.commands.protections import Readable, readable_by
 from calotype.http.conversation import (
@@ -146,6 +147,8 @@ def shown(api: Api, actor: Actor, document: bytes, locations: str, status: str) 
     if not api.direct_url_shown and not api.parts.locations_shown:
         return document
     places = orjson.loads(locations)
+    if places:
+        places = places_now(api.parts.stores, orjson.loads(document)["id"], places)
     if status == "deactivated" and not actor.is_admin:
         places = []
     extra = {}

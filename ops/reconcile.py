@@ -8,11 +8,13 @@ touched.
 import asyncio
 import time
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from calotype.commands.parts import Parts
+from calotype.commands.places import url_now
 from calotype.ops.sweeper import Swept, sweep
 from calotype.projections.queries import Queries
-from calotype.stores.images.driver import DataMissing, Driver, Found
+from calotype.stores.images.driver import DataMissing, Driver, Found, StoreForbidden
 
 PAGE = 500
 
@@ -40,18 +42,23 @@ async def reconcile(
     findings = Findings()
     if not dry_run:
         findings.swept = await sweep(parts, queries)
-    for driver in parts.stores.values():
-        await _orphans(driver, queries, findings, grace_seconds, dry_run)
+    for store, driver in parts.stores.items():
+        await _orphans(store, driver, queries, findings, grace_seconds, dry_run)
     await _missing(parts, queries, findings)
     return findings
 
 
 async def _orphans(
-    driver: Driver, queries: Queries, findings: Findings, grace_seconds: float, dry_run: bool
+    store: str,
+    driver: Driver,
+    queries: Queries,
+    findings: Findings,
+    grace_seconds: float,
+    dry_run: bool,
 ) -> None:
     things = driver.found()
     while (thing := await asyncio.to_thread(next, things, None)) is not None:
-        if not thing.unfinished and await queries.blob_state(thing.url) is not None:
+        if not thing.unfinished and await queries.is_known(store, thing.url.rpartition("/")[2]):
             continue
         if thing.modified_at > time.time() - grace_seconds:
             findings.recent += 1
@@ -72,11 +79,18 @@ def _remove(driver: Driver, thing: Found) -> None:
         pass  # Somebody else was quicker.
 
 
+def _is_there(driver: Driver, image_id: UUID, url: str) -> bool:
+    try:
+        return driver.exists(url_now(driver, image_id, url))
+    except StoreForbidden:
+        return False  # Somebody named this place by hand, and the store has moved since.
+
+
 async def _missing(parts: Parts, queries: Queries, findings: Findings) -> None:
     after = ""
     while page := await queries.stored_blobs(after, PAGE):
         for url, image_id, store in page:
             driver = parts.stores.get(store)
-            if driver is None or not await asyncio.to_thread(driver.exists, url):
+            if driver is None or not await asyncio.to_thread(_is_there, driver, image_id, url):
                 findings.missing.append(f"{url} of image {image_id}")
         after = page[-1][0]

@@ -8,6 +8,7 @@ from uuid import UUID
 import orjson
 
 from calotype.commands.errors import Forbidden, Invalid
+from calotype.commands.places import key_of, written_for
 from calotype.commands.policy import Actor, allows
 from calotype.commands.protections import Readable
 from calotype.projections.listing import ListQuery, Moment
@@ -41,7 +42,8 @@ _UNSETTLED = (
     f"FROM {BLOBS.name} WHERE state <> 'stored' AND state IN ('intended', 'doomed') "
     "ORDER BY image_id LIMIT :limit"
 )
-_BLOB_OF_URL = f"SELECT image_id, state FROM {BLOBS.name} WHERE url = :url"
+_BLOBS_OF_IMAGE = f"SELECT url FROM {BLOBS.name} WHERE image_id = :id AND store = :store"
+_BLOB_BY_NAME = f"SELECT url FROM {BLOBS.name} WHERE store = :store AND url LIKE :end LIMIT 1"
 _STORED_BLOBS = (
     f"SELECT url, image_id, store FROM {BLOBS.name} "
     "WHERE state IN ('stored', 'retained') AND url > :after "
@@ -195,10 +197,16 @@ class Queries:
         rows = await self._recorder.fetch(_UNSETTLED, {"limit": limit}, heavy=True)
         return [UnsettledBlob(_uuid(row[0]), *row[1:]) for row in rows]
 
-    async def blob_state(self, url: str) -> str | None:
-        """`intended`, `stored`, `retained` or `doomed`; None: no image knows of bytes there."""
-        rows = await self._recorder.fetch(_BLOB_OF_URL, {"url": url})
-        return rows[0][1] if rows else None
+    async def is_known(self, store: str, key: str) -> bool:
+        """Whether an image knows of bytes under this key of the store, wherever that was then."""
+        written = written_for(key)
+        if written is not None:
+            values: dict[str, Any] = {"id": UUID(written[0]), "store": store}
+            rows = await self._recorder.fetch(_BLOBS_OF_IMAGE, values)
+            return any(key_of(written[0], url) == key for (url,) in rows)
+        # What somebody else put there is rare. A `_` fits any character, which only keeps more.
+        values = {"store": store, "end": f"%/{key}"}
+        return bool(await self._recorder.fetch(_BLOB_BY_NAME, values, heavy=True))
 
     async def stored_blobs(self, after: str, limit: int) -> list[tuple[str, UUID, str]]:
         """`(url, image, store)` of bytes that images stand on, in order of URL, for paging.
