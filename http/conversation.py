@@ -1,5 +1,6 @@
 """What surrounds a request: its id, its actor, and where errors become answers."""
 
+import asyncio
 import math
 import re
 import secrets
@@ -7,17 +8,30 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from calotype.commands.downloads import Downloads
 from calotype.commands.errors import CalotypeError, Invalid
 from calotype.commands.parts import Parts
 from calotype.commands.policy import DEFAULT_POLICY, Actor, Cause, Policy
-from calotype.http.errors import OWN_CALLS, SENTENCES, TITLES, error_answer, problem, status_of
+from calotype.http.cors import Cors
+from calotype.http.errors import (
+    OWN_CALLS,
+    SENTENCES,
+    SERVER,
+    TITLES,
+    error_answer,
+    is_own_call,
+    problem,
+    status_of,
+)
+from calotype.http.links import HOST, Proxies
 from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
 from calotype.projections.moments import Moments
@@ -44,6 +58,13 @@ class Unauthenticated(CalotypeError):
         self.headers = headers
 
 
+class BodyStalled(CalotypeError):
+    """No byte of the request's body came for `body_stall_seconds` (408)."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"No more of the request's body came within {seconds:g} seconds.")
+
+
 @dataclass(slots=True)
 class Api:
     """What handlers work with, put together by `calotype.ops.wiring`."""
@@ -62,6 +83,12 @@ class Api:
     max_limit: int = 1000
     direct_url_shown: bool = False
     public_endpoint: str = ""
+    proxies: Proxies | None = None
+    """Whose forwarding headers are believed; None: nobody's."""
+    cors: Cors | None = None
+    """What pages of other origins may do; None: nothing."""
+    body_stall_seconds: float = 900.0
+    """How long a client may send nothing of a body, or take nothing of image data."""
     disable_file: str = ""
     """While this file exists, /healthcheck answers 503."""
     draining: bool = False
@@ -88,7 +115,8 @@ ELSEWHERE: web.AppKey[Handler] = web.AppKey("elsewhere", Callable)  # type: igno
 async def conversation(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Gives the request its id, runs the handler, and answers for whatever it raises."""
     given = request.headers.get("X-Openstack-Request-Id", "")
-    if not given:
+    usable = given.isascii() and given.isprintable()
+    if not given or not usable:
         request_id = "req-" + str(UUID(bytes=secrets.token_bytes(16), version=4))
     else:
         request_id = given if given.startswith("req-") else f"req-{given}"
@@ -96,9 +124,12 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
     api = request.app[API]
     api.running += 1
     try:
+        if not usable:
+            raise Invalid("X-Openstack-Request-Id must be printable ASCII.")
         if len(given) > _LONGEST_REQUEST_ID:
             request[REQUEST_ID] = request_id[:_LONGEST_REQUEST_ID]
             raise web.HTTPRequestHeaderFieldsTooLarge
+        _check_target(request)
         unrouted = request.match_info.http_exception
         if unrouted is not None and unrouted.status == 404:
             handler = request.app[ELSEWHERE]
@@ -106,11 +137,7 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
             await identify(request)
         response = await handler(request)
     except CalotypeError as error:
-        status = 401 if isinstance(error, Unauthenticated) else status_of(error)
-        headers = getattr(error, "headers", None)
-        field = getattr(error, "field", None)
-        _log_refusal(request, error)
-        response = _refusal(request, status, error.explanation, headers, field)
+        response = _refused(request, error)
     except web.HTTPException as error:
         if error.status == 405 and request.method == "OPTIONS":
             response = web.Response(status=200)
@@ -121,6 +148,9 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
         log.error("event log refused", request_id=request_id, error=str(error))
         text = "The event log cannot take this now; try again."
         response = _refusal(request, 503, text, {"Retry-After": "1"})
+    except RequestPayloadError:
+        response = _refusal(request, 400, "The request's body is malformed.", None)
+        response.force_close()
     except TooManyConflicts:
         response = _refusal(request, 409, "Others changed this image at the same moment.", None)
     except Exception as error:
@@ -131,6 +161,44 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
         response.force_close()
     if not response.prepared:
         response.headers["x-openstack-request-id"] = request[REQUEST_ID]
+    return response
+
+
+async def adorn(request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer says, also one that is sent bit by bit."""
+    response.headers["Server"] = SERVER
+    cors = request.app[API].cors
+    if cors is not None:
+        # Caches must tell origins apart also where this one was refused.
+        vary = response.headers.get("Vary")
+        response.headers["Vary"] = f"{vary}, Origin" if vary else "Origin"
+        response.headers.update(cors.headers(request.method, request.headers))
+
+
+def _check_target(request: web.Request) -> None:
+    """Raises Invalid for a Host that could not stand in a link, and for bytes that are no text."""
+    host = request.headers.get("Host", "")
+    if host and not HOST.fullmatch(host):
+        raise Invalid("The header Host must be a name or an address, and a port.")
+    target = request.raw_path
+    if "%" in target or not target.isascii():
+        path, _, query = target.partition("?")
+        for part in (path, *query.split("&")):
+            try:
+                unquote_to_bytes(part).decode()
+            except UnicodeError:
+                field = None if part is path else part.partition("=")[0][:40]
+                raise Invalid("The path or the query string is not UTF-8.", field) from None
+
+
+def _refused(request: web.Request, error: CalotypeError) -> web.Response:
+    stalled = isinstance(error, BodyStalled)
+    status = 401 if isinstance(error, Unauthenticated) else 408 if stalled else status_of(error)
+    headers, field = getattr(error, "headers", None), getattr(error, "field", None)
+    _log_refusal(request, error)
+    response = _refusal(request, status, error.explanation, headers, field)
+    if stalled:
+        response.force_close()
     return response
 
 
@@ -148,7 +216,7 @@ def _log_refusal(request: web.Request, error: CalotypeError) -> None:
 
 def _failure(request: web.Request, error: Exception) -> web.Response:
     """The answer to what no part expected, noted for the operator."""
-    if isinstance(error, ConnectionError) and request.transport is None:
+    if isinstance(error, (ConnectionError, TimeoutError)) and request.transport is None:
         # Clients vanish every day, so that is one quiet line. Nobody reads the answer.
         log.info("client vanished", request_id=request[REQUEST_ID], path=request.path)
     else:
@@ -165,9 +233,9 @@ def _refusal(
     headers: dict[str, str] | None,
     field: str | None = None,
 ) -> web.Response:
-    if request.path.startswith(OWN_CALLS):
+    if is_own_call(request.path):
         title = TITLES.get(status) or HTTPStatus(status).phrase
-        extra = {} if field is None else {"field": field}
+        extra = {} if field is None else {"field": field.encode("utf-8", "replace").decode()}
         text = text.encode("utf-8", "replace").decode()
         response = problem(status, title, text or SENTENCES.get(status, title), **extra)
         response.headers.update(headers or {})
@@ -240,9 +308,21 @@ def refuse_body(request: web.Request) -> None:
         raise Invalid("This request does not accept a body.")
 
 
+def body_ended(request: web.Request, seconds: float) -> Exception:
+    """Why a body did not go on: its client stalled, or the kernel gave up the connection."""
+    if request.transport is None:
+        return ConnectionResetError("The client went away.")
+    return BodyStalled(seconds)
+
+
 async def json_body(request: web.Request) -> object:
     """The request's JSON body. Raises Invalid for none, malformed JSON, or a bare scalar."""
-    raw = await request.read()
+    seconds = request.app[API].body_stall_seconds
+    try:
+        async with asyncio.timeout(seconds):
+            raw = await request.read()
+    except TimeoutError:
+        raise body_ended(request, seconds) from None
     if not raw:
         raise Invalid("The request needs a JSON body.")
     try:

@@ -1,5 +1,6 @@
 """The bytes of an image: upload and download."""
 
+import asyncio
 import base64
 import binascii
 import re
@@ -19,7 +20,15 @@ from calotype.commands.errors import (
 from calotype.commands.image import image_uuid
 from calotype.commands.places import url_now
 from calotype.commands.policy import Actor
-from calotype.http.conversation import API, REQUEST_ID, Api, actor_of, cause_of_request, refuse_body
+from calotype.http.conversation import (
+    API,
+    REQUEST_ID,
+    Api,
+    actor_of,
+    body_ended,
+    cause_of_request,
+    refuse_body,
+)
 from calotype.http.sending import Sent, open_source, send
 from calotype.projections.queries import ImageRow
 from calotype.stores.images.driver import DataMissing, StoreError
@@ -51,8 +60,18 @@ async def upload(request: web.Request) -> web.Response:
 
 
 async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
-    content = request.content
-    while chunk := await content.readany():
+    """The body as it comes. Raises BodyStalled when it does not."""
+    content, seconds = request.content, request.app[API].body_stall_seconds
+    while True:
+        chunk = content.read_nowait(-1)
+        if not chunk:
+            try:
+                async with asyncio.timeout(seconds):
+                    chunk = await content.readany()
+            except TimeoutError:
+                raise body_ended(request, seconds) from None
+        if not chunk:
+            return
         yield chunk
 
 
@@ -125,7 +144,9 @@ async def _send_from(
             continue
         headers, sent = _headers(request, row, span), Sent()
         try:
-            return await send(request, source, headers, 206 if span else 200, sent)
+            return await send(
+                request, source, headers, 206 if span else 200, sent, api.body_stall_seconds
+            )
         finally:
             if api.downloads is not None:
                 api.downloads.note(

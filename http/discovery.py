@@ -16,8 +16,9 @@ from calotype.http.conversation import (
     json_answer,
     refuse_body,
 )
-from calotype.http.errors import error_answer
+from calotype.http.errors import error_answer, is_own_call
 from calotype.http.keystone_limits import RESOURCES, UNLIMITED, KeystoneLimits
+from calotype.http.links import base_url
 from calotype.http.schemas import schema_document
 from calotype.http.versions import accepted_prefix, versions_document
 from calotype.stores.log.log import LogUnavailable
@@ -30,7 +31,8 @@ _IMPORT_METHODS = (
 
 def versions_answer(request: web.Request, status: int) -> web.Response:
     """The versions document, with the links that this caller can follow."""
-    endpoint = request.app[API].public_endpoint or f"{request.scheme}://{request.host}"
+    api = request.app[API]
+    endpoint = api.public_endpoint or base_url(request, api.proxies)
     return json_answer(versions_document(endpoint), status)
 
 
@@ -42,13 +44,18 @@ async def versions(request: web.Request) -> web.Response:
 async def redirect_to_v2(request: web.Request) -> web.Response:
     """/v2 -> /v2/ (302)."""
     await identify(request)
-    return web.Response(status=302, headers={"Location": f"{request.scheme}://{request.host}/v2/"})
+    endpoint = base_url(request, request.app[API].proxies)
+    return web.Response(status=302, headers={"Location": f"{endpoint}/v2/"})
 
 
 async def elsewhere(request: web.Request) -> web.StreamResponse:
     """All that no route takes: another spelling of /v2, the versions document, or 404."""
     if request.method == "OPTIONS":
         return web.Response(status=200)
+    if is_own_call(request.path):
+        raise NotFound("There is no such call; /log/v1 lists those that there are.")
+    if request.path == "/metrics":  # Who looks for metrics must not take a list of versions for it.
+        raise NotFound("There are no metrics here.")
     segment, _, rest = request.path.lstrip("/").partition("/")
     if segment == "v2":
         await identify(request)

@@ -31,6 +31,9 @@ TITLES = {
 }
 """Titles as the Image API spells them, whatever this Python's `http.HTTPStatus` calls them."""
 
+SERVER = "calotype"
+"""What answers say in `Server`: nothing of the versions that an attacker could look up."""
+
 SENTENCES = {
     400: "The server could not comply with the request since it is either malformed or "
     "otherwise incorrect.",
@@ -39,6 +42,7 @@ SENTENCES = {
     403: "Access was denied to this resource.",
     404: "The resource could not be found.",
     405: "The method is not allowed for this resource.",
+    408: "The request's body did not come in time.",
     409: "There was a conflict when trying to complete your request.",
     410: "This resource is no longer available. No forwarding address is given.",
     411: "Content-Length header required.",
@@ -109,6 +113,11 @@ def error_answer(
 
 OWN_CALLS = "/log/"
 """Paths below this are calls of our own, and refused with problem documents."""
+
+
+def is_own_call(path: str) -> bool:
+    """Whether the path is one of our own calls, or would be."""
+    return path.startswith(OWN_CALLS) or path == "/log"
 
 
 def problem(status: int, title: str, detail: str, **extra: object) -> web.Response:

@@ -20,6 +20,7 @@ from calotype.http.conversation import (
     refuse_body,
 )
 from calotype.http.filters import page_links, parse_list
+from calotype.http.links import base_url
 from calotype.http.patch import parse_patch
 from calotype.projections.images import image_document, readable_document
 from calotype.projections.queries import Page
@@ -28,11 +29,12 @@ from calotype.projections.queries import Page
 async def create(request: web.Request) -> web.Response:
     """POST /v2/images (201 with the image and its Location)."""
     api, actor = request.app[API], actor_of(request)
+    endpoint = base_url(request, api.proxies)
     body = await json_object(request)
     cause = cause_of_request(request, actor)
     image = await metadata.create_image(api.parts, actor, cause, body)
     answer = json_answer(document_of(image, api, actor), 201)
-    answer.headers["Location"] = f"{request.scheme}://{request.host}/v2/images/{image.image_id}"
+    answer.headers["Location"] = f"{endpoint}/v2/images/{image.image_id}"
     return answer
 
 

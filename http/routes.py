@@ -16,7 +16,7 @@ from calotype.http import (
     webhooks,
 )
 from calotype.http.basic import BasicIdentity
-from calotype.http.conversation import API, ELSEWHERE, Api, conversation
+from calotype.http.conversation import API, ELSEWHERE, Api, adorn, conversation
 from calotype.http.keystone import KeystoneIdentity
 
 IMAGE = "/v2/images/{image_id}"
@@ -93,6 +93,7 @@ def application(api: Api) -> web.Application:
     app = web.Application(middlewares=[conversation], client_max_size=LARGEST_JSON_BYTES)
     app[API] = api
     app[ELSEWHERE] = discovery.elsewhere
+    app.on_response_prepare.append(adorn)
     app.on_shutdown.append(_end_streams)
     app.on_cleanup.append(_close_askers)
     for method, path, handler in ROUTES:

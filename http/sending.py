@@ -15,14 +15,13 @@ from functools import partial
 
 from aiohttp import web
 
+from calotype.http.connections import PEER_LOST_SECONDS
 from calotype.stores.images.driver import Driver, Source
 from calotype.stores.images.sending import blocks
 
 _THREADS = ThreadPoolExecutor(32, thread_name_prefix="sendfile")
 _PATIENCE_MILLISECONDS = 20
 """How long a thread waits for a client before the event loop takes over the waiting."""
-_STALL_SECONDS = 300.0
-"""A client that takes nothing for so long is given up."""
 _BLOCK_BYTES = 1 << 18
 """What is held of each download that does not come from a file, twice."""
 _CORKED_BYTES = 8 << 20
@@ -46,25 +45,38 @@ async def open_source(driver: Driver, url: str, start: int, length: int) -> Sour
 
 
 async def send(
-    request: web.Request, source: Source, headers: dict[str, str], status: int, sent: Sent
+    request: web.Request,
+    source: Source,
+    headers: dict[str, str],
+    status: int,
+    sent: Sent,
+    stall_seconds: float,
 ) -> web.StreamResponse:
     """Answers with the bytes of `source`, counted in `sent`, and closes it.
 
-    When the source breaks off in the middle the connection is cut, so that the client sees a
-    short body and never a wrong one.
+    A client that takes nothing for `stall_seconds` is given up. When the source breaks off in the
+    middle the connection is cut, so that the client sees a short body and never a wrong one.
     """
     response = web.StreamResponse(status=status, headers=headers)
     response.content_length = source.length_bytes
     try:
         await response.prepare(request)
+        _tolerate_pauses(request, stall_seconds)
         file = source.fileno()
         if file is not None and _is_plain_socket(request):
-            await _send_file(request, file, source.offset_bytes, source.length_bytes, sent)
+            await _send_file(request, source, file, sent, stall_seconds)
         else:
             async for block in blocks(source, _BLOCK_BYTES):
-                await response.write(block)
+                async with asyncio.timeout(stall_seconds):
+                    await response.write(block)
                 sent.count_bytes += len(block)
-        await response.write_eof()
+        async with asyncio.timeout(stall_seconds):
+            await response.write_eof()
+        _tolerate_pauses(request, PEER_LOST_SECONDS)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("The client takes nothing any more.") from None
     except BaseException:
         if request.transport is not None:
             request.transport.abort()
@@ -79,22 +91,34 @@ def _is_plain_socket(request: web.Request) -> bool:
     return transport is not None and transport.get_extra_info("sslcontext") is None
 
 
-async def _send_file(request: web.Request, file: int, offset: int, count: int, sent: Sent) -> None:
+def _tolerate_pauses(request: web.Request, seconds: float) -> None:
+    """Keeps the kernel from taking a client that reads nothing for a while for one that is gone."""
+    connection = request.transport and request.transport.get_extra_info("socket")
+    if connection is not None and connection.family != socket.AF_UNIX:
+        milliseconds = int(seconds * 1000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+async def _send_file(
+    request: web.Request, source: Source, file: int, sent: Sent, stall_seconds: float
+) -> None:
     transport = request.transport
     assert transport is not None
     pause_seconds = 0.0
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + stall_seconds
     while transport.get_write_buffer_size():  # The headers must be out before the file goes.
         await asyncio.sleep(pause_seconds)
         pause_seconds = min(pause_seconds + 0.001, 0.1)
-        if transport.is_closing():
+        if transport.is_closing() or loop.time() > deadline:
             raise ConnectionResetError("The client went away.")
-    loop = asyncio.get_running_loop()
     # A descriptor of our own: the loop refuses to watch one that belongs to a transport, and
     # this one stays ours even when the transport closes the other.
     with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
         descriptor = connection.fileno()
-        stop = offset + count
-        corked = count >= _CORKED_BYTES
+        offset = source.offset_bytes
+        stop = offset + source.length_bytes
+        corked = source.length_bytes >= _CORKED_BYTES
         if corked:
             _cork(connection, True)
         while offset < stop:
@@ -102,7 +126,7 @@ async def _send_file(request: web.Request, file: int, offset: int, count: int, s
             step = partial(_send_some, descriptor, file, offset, end, sent)
             offset = await _finish(loop.run_in_executor(_THREADS, step), transport)
             if offset < stop:
-                await _until_writable(loop, descriptor)
+                await _until_writable(loop, descriptor, stall_seconds)
                 if transport.is_closing():
                     raise ConnectionResetError("The client went away.")
         if corked:
@@ -143,7 +167,9 @@ def _send_some(descriptor: int, file: int, offset: int, stop: int, sent: Sent) -
     return offset
 
 
-async def _until_writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+async def _until_writable(
+    loop: asyncio.AbstractEventLoop, descriptor: int, stall_seconds: float
+) -> None:
     writable = loop.create_future()
 
     def wake() -> None:
@@ -152,7 +178,7 @@ async def _until_writable(loop: asyncio.AbstractEventLoop, descriptor: int) -> N
 
     loop.add_writer(descriptor, wake)
     try:
-        async with asyncio.timeout(_STALL_SECONDS):
+        async with asyncio.timeout(stall_seconds):
             await writable
     finally:
         loop.remove_writer(descriptor)

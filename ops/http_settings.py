@@ -1,4 +1,6 @@
-"""The settings of `[http]`."""
+"""The settings of `[http]` and `[cors]`."""
+
+from ipaddress import ip_network
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -14,6 +16,15 @@ class Http(_Table):
     """HOST:PORT; port 0 takes a free one."""
     public_endpoint: str = ""
     """Base URL for the versions document, where a proxy stands in front."""
+    enable_proxy_headers_parsing: bool = False
+    """Believe Forwarded, X-Forwarded-Proto, -Host and -Prefix, so that links are those of a proxy."""
+    trusted_proxies: list[str] = []
+    """Networks whose hosts may send these headers, such as 10.0.0.0/8; empty = all hosts."""
+    connections: int = Field(0, ge=0)
+    """Connections that a process holds; beyond, those idle longest are closed. 0 = half of the
+    descriptors that it may open, 32768 at most."""
+    body_stall_seconds: float = Field(900.0, gt=0)
+    """How long a client may send nothing of a body (then 408), or take nothing of image data."""
     default_limit: int = Field(25, ge=0)
     """Images on a page when the client names no limit."""
     max_limit: int = Field(1000, ge=1)
@@ -31,6 +42,13 @@ class Http(_Table):
     access_log: bool = False
     """Log a line for every request."""
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, networks: list[str]) -> list[str]:
+        for network in networks:
+            ip_network(network)
+        return networks
+
     @field_validator("listen")
     @classmethod
     def _address(cls, listen: str) -> str:
@@ -38,3 +56,27 @@ class Http(_Table):
         if not host or not port.isdecimal() or int(port) > 65535:
             raise ValueError("use HOST:PORT, such as 127.0.0.1:9292")
         return listen
+
+
+class CrossOrigin(_Table):
+    """`[cors]`: what pages of other origins may do in a browser; as oslo.middleware's options."""
+
+    allowed_origin: list[str] = []
+    """Origins such as https://horizon.example.org; `*` = any; empty = none."""
+    allow_credentials: bool = True
+    """Let pages send cookies and the browser's own authentication."""
+    expose_headers: list[str] = [
+        "X-Image-Meta-Checksum", "X-Auth-Token", "X-Subject-Token", "X-Service-Token",
+        "X-OpenStack-Request-ID",
+    ]  # fmt: skip
+    """Headers of answers that pages may read."""
+    max_age: int = Field(3600, ge=0)
+    """Seconds that browsers remember what is allowed."""
+    allow_methods: list[str] = ["GET", "PUT", "POST", "DELETE", "PATCH"]
+    """Methods that pages may use."""
+    allow_headers: list[str] = [
+        "Content-MD5", "X-Image-Meta-Checksum", "X-Storage-Token", "Accept-Encoding",
+        "X-Auth-Token", "X-Identity-Status", "X-Roles", "X-Service-Catalog", "X-User-Id",
+        "X-Tenant-Id", "X-OpenStack-Request-ID",
+    ]  # fmt: skip
+    """Headers that pages may send."""

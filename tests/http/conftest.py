@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from calotype.commands.parts import Parts
+from calotype.http.connections import Runner
 from calotype.http.conversation import Api
 from calotype.http.routes import application
 from calotype.ops.settings import Settings
@@ -176,6 +177,13 @@ class Cloud:
         return sorted(path for path in self.directory.rglob("*") if path.is_file())
 
 
+class Served(TestServer):
+    """The application on connections of ours, as `calotype serve` runs it."""
+
+    async def _make_runner(self, **options: Any) -> Runner:
+        return Runner(self.app, most_connections=1000, **options)
+
+
 OpenCloud = Callable[..., Awaitable[Cloud]]
 
 
@@ -202,7 +210,7 @@ async def open_cloud(log_url: str, tmp_path: Path) -> AsyncIterator[OpenCloud]:
             for driver in parts.stores.values():
                 stack.callback(driver.close)
             api = api_of(settings, parts)
-            client = TestClient(TestServer(application(api), host="127.0.0.1"))
+            client = TestClient(Served(application(api), host="127.0.0.1"))
             await stack.enter_async_context(client)
             directory = Path(settings.store_options()["directory"])
             return Cloud(client, api, parts, directory)

@@ -1,0 +1,164 @@
+"""Connections of clients: how many there may be, which are dead, and what the parser refuses."""
+
+import asyncio
+import re
+import socket
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMethod
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+
+from calotype.http.errors import SERVER, error_answer
+
+PEER_LOST_SECONDS = 60
+"""A client that does not even acknowledge packets for so long is gone."""
+IDLE_SECONDS = 75
+"""How long a connection may be idle, and how long the head of a request may take."""
+READ_BUFFER_BYTES = 1 << 15
+"""How much of a request's body aiohttp holds before it stops reading from the client."""
+_PROBE_AFTER_SECONDS, _PROBE_EVERY_SECONDS, _PROBES = 30, 10, 3
+_REQUEST_LINE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^ \\]+ HTTP/1\.[01]$")
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nServer: %b\r\nRetry-After: 2\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n" % SERVER.encode()
+)
+
+log = structlog.get_logger("calotype.http")
+
+
+def watch_peers(listener: socket.socket) -> None:
+    """Has the kernel find out which clients of this listener are gone; connections inherit it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _PROBE_AFTER_SECONDS),
+        ("TCP_KEEPINTVL", _PROBE_EVERY_SECONDS),
+        ("TCP_KEEPCNT", _PROBES),
+        ("TCP_USER_TIMEOUT", PEER_LOST_SECONDS * 1000),
+    ):
+        if hasattr(socket, name):  # Not every system has all of them.
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+class Connection(RequestHandler):
+    """One connection, whose refusals of what is no HTTP look like all others."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Where a body turns out to be malformed, aiohttp queues a refusal behind the running
+        # request, and leaves that one to wait for the rest for ever.
+        running = self._current_request
+        if (
+            self._messages
+            and running is not None
+            and not running.content.is_eof()
+            and isinstance(getattr(self._messages[-1][0], "exc", None), Exception)
+        ):
+            running._cancel(RequestPayloadError("The body is malformed."))
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:
+            log.error("request failed", peer=request.remote, exc_info=exc)
+        else:
+            log.info("not HTTP", peer=request.remote, kind=type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("Part of an answer is sent already.")
+        if isinstance(exc, BadHttpMethod) and _names_method(exc):
+            status = 501
+        response = error_answer(status, "", request.headers.get("Accept"))
+        response.headers["Server"] = SERVER
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if isinstance(resp, web.HTTPException):  # Raised before any handler of ours was asked.
+            resp = error_answer(resp.status, "", request.headers.get("Accept"))
+        return await super().finish_response(request, resp, start_time)
+
+    @property
+    def idle_until(self) -> float | None:
+        """When this connection will have been idle for too long; None: it is not idle."""
+        waiting = self._waiter is not None and not self._waiter.done()
+        return self._next_keepalive_close_time if waiting else None
+
+
+def _names_method(error: BadHttpMethod) -> bool:
+    """Whether the line that was refused is a request but for its unknown method."""
+    # The parser quotes what it could not read as the representation of bytes.
+    quoted = re.search(r"b'([^']*)'|b\"([^\"]*)\"", str(error))
+    line = (quoted[1] or quoted[2] or "") if quoted else ""
+    return _REQUEST_LINE.match(line) is not None
+
+
+class Connections(web.Server):
+    """All connections of a process; beyond `most` those that are idle longest are closed."""
+
+    def __init__(self, server: web.Server, most: int) -> None:
+        super().__init__(
+            server.request_handler,
+            request_factory=server.request_factory,
+            handler_cancellation=server.handler_cancellation,
+            loop=server._loop,
+            **server._kwargs,
+        )
+        self._most = most
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self._connections) > self._most and not self._close_idle(handler):
+            log.warning("too many connections", connections=len(self._connections))
+            transport.write(_FULL)
+            handler.force_close()
+
+    def _close_idle(self, newest: RequestHandler) -> int:
+        """Closes some of the connections that are idle longest; how many."""
+        idle = [
+            (until, number, connection)
+            for number, connection in enumerate(self._connections)
+            if connection is not newest
+            and isinstance(connection, Connection)
+            and (until := connection.idle_until) is not None
+        ]
+        # Several at once, so that a flood is not met with a search for each of its connections.
+        idle.sort()
+        closed = idle[: max(1, self._most // 32)]
+        for _, _, connection in closed:
+            connection.force_close()
+        if closed:
+            log.info("idle connections closed", closed=len(closed), most=self._most)
+        return len(closed)
+
+
+class Runner(web.AppRunner):
+    """Runs the application on connections of ours, at most `most_connections`."""
+
+    def __init__(self, app: web.Application, *, most_connections: int, **options: Any) -> None:
+        super().__init__(
+            app,
+            **{
+                "access_log": None,
+                "read_bufsize": READ_BUFFER_BYTES,
+                "keepalive_timeout": IDLE_SECONDS,
+                # Bytes of images are stored as they come, and JSON comes as it is.
+                "auto_decompress": False,
+                **options,
+            },
+        )
+        self._most = most_connections
+
+    async def _make_server(self) -> web.Server:
+        return Connections(await super()._make_server(), self._most)
