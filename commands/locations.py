@@ -12,8 +12,9 @@ from typing import Any
 from calotype.commands.errors import Conflict, Forbidden, Invalid
 from calotype.commands.fields import check_count
 from calotype.commands.image import Image
+from calotype.commands.keys import written_for
 from calotype.commands.parts import Parts
-from calotype.commands.places import recorded_url, written_for
+from calotype.commands.places import recorded_url
 from calotype.commands.policy import Actor, Cause, require
 from calotype.commands.states import STORED
 from calotype.stores.images.driver import StoreError

@@ -1,32 +1,12 @@
-"""Where bytes are today: what an event names is understood by store and key, never by its URL.
+"""Where bytes are today: those that Calotype wrote are found by store and key, not by their URL."""
 
-A URL in an event says where bytes were written at the time. The data directory or the endpoint may
-have moved since, so bytes that Calotype wrote are found by the name of their store and their key:
-the last segment of the URL, which begins with the id of their image. URLs that Calotype did not
-write stay URLs.
-"""
-
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
+from calotype.commands.keys import key_of
 from calotype.commands.states import Blob
 from calotype.stores.images.driver import Driver
-
-_OWN_KEY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([0-9a-f]{12})")
-
-
-def written_for(url: str) -> tuple[str, str] | None:
-    """Image and upload whose bytes Calotype wrote under this key or URL; None for any other."""
-    match = _OWN_KEY.fullmatch(url.rpartition("/")[2])
-    return (match[1], match[2]) if match else None
-
-
-def key_of(image_id: UUID | str, url: str) -> str | None:
-    """The key of bytes that Calotype wrote for this image; None: the URL is all that is known."""
-    written = written_for(url)
-    return url.rpartition("/")[2] if written and written[0] == str(image_id) else None
 
 
 def url_now(driver: Driver, image_id: UUID | str, url: str) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 
 from calotype.commands.errors import Forbidden, Invalid
-from calotype.commands.places import key_of, written_for
+from calotype.commands.keys import key_of, written_for
 from calotype.commands.policy import Actor, allows
 from calotype.commands.protections import Readable
 from calotype.projections.listing import ListQuery, Moment
