@@ -1,15 +1,18 @@
 """Tamper evidence: checkpoints, tiles and proofs of the sealed log, for admins and auditors."""
 
+import base64
 import re
+from typing import Any
 
 import orjson
 from aiohttp import web
 
-from calotype.commands.errors import Invalid, NotFound
-from calotype.commands.policy import require_call
-from calotype.http.conversation import API, actor_of, json_answer
+from calotype.commands.errors import Forbidden, Invalid, NotFound
+from calotype.commands.policy import Actor, require_call
+from calotype.commands.protections import readable_by
+from calotype.http.conversation import API, actor_of, json_answer, refuse_body
 from calotype.projections.positions import positions_of
-from calotype.projections.sealed import NotSealed, Sealed, in_base64
+from calotype.projections.sealed import SCRIPT, NotCovered, NotSealed, Sealed
 from calotype.projections.tiles import HIGHEST_LEVEL, WIDTH, Tile, read_index_path
 
 IMMUTABLE = "private, max-age=31536000, immutable"
@@ -62,66 +65,64 @@ async def tile(request: web.Request) -> web.Response:
 
 
 async def inclusion(request: web.Request) -> web.Response:
-    """The proof that the event at `position` is in the tree of `size` (all sealed, if not given).
+    """What proves that the event at `position` is under a checkpoint, as verify_proof.py reads it.
 
-    Hashes are in base64, in the order of RFC 9162.
+    The checkpoint is the newest, or one of `size` events. For those who read all events and all
+    properties only: the event is in it as it is stored.
     """
-    sealed = _sealed(request)
+    sealed, actor = _sealed(request), actor_of(request)
+    require_call(actor, "get_all_events", "A proof holds the whole event, whosever it is.")
     positions = await positions_of(request.app[API].parts.log.recorder)
     position = positions.decode(request.query.get("position", ""))
-    size = _size(request, "size", await sealed.size())
-    if not 0 < position <= size:
-        raise Invalid(f"'position' is not among the first {size} events.", "position")
-    index = position - 1
+    size = _size(request, "size") if "size" in request.query else None
+    if size is not None and size > await sealed.size():
+        raise Invalid("'size' is larger than the sealed tree.", "size")
     try:
-        proof = await sealed.inclusion(index, size)
-        leaf_tile = await sealed.tile(Tile(0, index // WIDTH), index % WIDTH + 1)
-        root = await sealed.root(size)
+        proof = await sealed.proof_of_event(position, size)
+    except NotCovered as error:
+        raise Invalid(f"'position' cannot be proved: {error}", "position") from None
     except NotSealed as error:
-        raise Invalid(f"'size' is too large: {error}", "size") from None
-    document = {
-        "position": positions.encode(position),
-        "leaf_index": index,
-        "tree_size": size,
-        "leaf_hash": in_base64([leaf_tile[-32:]])[0],
-        "root": in_base64([root])[0],
-        "inclusion": in_base64(proof),
-    }
-    return json_answer(orjson.dumps(document))
+        raise NotFound(str(error)) from None
+    _refuse_hidden(actor, proof["event"])
+    return json_answer(orjson.dumps(proof))
+
+
+def _refuse_hidden(actor: Actor, event: dict[str, Any]) -> None:
+    """Raises Forbidden where the event holds properties that the actor may not read."""
+    readable = readable_by(actor)
+    if readable is None:
+        return
+    state = orjson.loads(base64.b64decode(event["state"]))
+    names = [*state.get("properties", ()), *state.get("removed_properties", ())]
+    if not readable.holds_all(names):
+        raise Forbidden("The event holds properties that you may not read.")
 
 
 async def consistency(request: web.Request) -> web.Response:
-    """The proof that the tree of `from` events grew into that of `to` (all sealed, if not given).
-
-    Hashes are in base64, in the order of RFC 9162.
-    """
+    """What proves that the tree of `from` events grew into that of `to` (all sealed, if not given),
+    as verify_proof.py reads it."""
     sealed = _sealed(request)
-    second = _size(request, "to", await sealed.size())
-    first = _size(request, "from", None)
+    sealed_size = await sealed.size()
+    second = _size(request, "to") if "to" in request.query else sealed_size
+    if not second:
+        raise NotFound("Nothing is sealed yet.")
+    first = _size(request, "from")
     if first > second:
         raise Invalid(f"'from' is larger than 'to', which is {second}.", "from")
-    try:
-        proof = await sealed.consistency(first, second)
-        roots = [await sealed.root(first), await sealed.root(second)]
-    except NotSealed as error:
-        raise Invalid(f"'to' is too large: {error}", "to") from None
-    document = {
-        "from": first,
-        "to": second,
-        "from_root": in_base64(roots)[0],
-        "to_root": in_base64(roots)[1],
-        "consistency": in_base64(proof),
-    }
-    return json_answer(orjson.dumps(document))
+    if second > sealed_size:
+        raise Invalid("'to' is larger than the sealed tree.", "to")
+    return json_answer(orjson.dumps(await sealed.proof_of_growth(first, second)))
 
 
-def _size(request: web.Request, field: str, default: int | None) -> int:
-    """A tree's size from the query. Raises Invalid, or NotFound where nothing is sealed."""
-    text = request.query.get(field)
-    if text is None and default is not None:
-        if not default:
-            raise NotFound("Nothing is sealed yet.")
-        return default
-    if text is None or not _SIZE.fullmatch(text):
+async def script(request: web.Request) -> web.Response:
+    """The script that checks proofs without Calotype; nothing in it is secret."""
+    refuse_body(request)
+    return web.Response(body=SCRIPT.read_bytes(), content_type="text/x-python", charset="utf-8")
+
+
+def _size(request: web.Request, field: str) -> int:
+    """A tree's size from the query. Raises Invalid."""
+    text = request.query.get(field, "")
+    if not _SIZE.fullmatch(text):
         raise Invalid(f"'{field}' must be a number of events, as in a checkpoint.", field)
     return int(text)

@@ -74,6 +74,7 @@ ROUTES = (
     ("GET", "/log/v1/tile/{level}/{index:.+}", audit.tile),
     ("GET", "/log/v1/proof/inclusion", audit.inclusion),
     ("GET", "/log/v1/proof/consistency", audit.consistency),
+    ("GET", "/log/v1/verify_proof.py", audit.script),
     ("GET", "/v2/schemas/{name}", discovery.schema),
     ("GET", "/v2/info/import", discovery.import_methods),
     ("GET", "/v2/info/stores", discovery.stores),

@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -20,12 +20,14 @@ from calotype.projections.notes import (
     Checkpoint,
     Verifier,
     open_checkpoint,
+    read_checkpoint,
     read_verifier,
 )
-from calotype.projections.positions import positions_now
+from calotype.projections.positions import Positions, positions_now
 from calotype.projections.seal import SealBroken
 from calotype.projections.seal_check import LogCheck, Mismatch, Verified
-from calotype.projections.sealed import NotSealed, Sealed
+from calotype.projections.sealed import SCRIPT, NotSealed, Sealed
+from calotype.projections.verify_proof import described
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 app = typer.Typer(help="Tamper evidence: prove what the event log says.", no_args_is_help=True)
@@ -91,47 +93,106 @@ def verify(
     try:
         found = _check(recorder, verifiers, kept)
     except Mismatch as error:
-        typer.echo(f"DOES NOT FIT at {error}")
+        position = positions_now(recorder).encode(error.position)
+        typer.echo(f"DOES NOT FIT at position {position}: {error}")
         raise typer.Exit(1) from None
     except BadNote as error:
         typer.echo(f"DOES NOT FIT: a stored checkpoint was changed: {error}")
         raise typer.Exit(1) from None
+    else:
+        code = _report(found, bool(verifiers), positions_now(recorder))
     finally:
         recorder.close_now()
-    raise typer.Exit(_report(found, bool(verifiers)))
+    raise typer.Exit(code)
 
 
 @app.command()
 def prove(
-    position: Annotated[str, typer.Argument(help="Number or text of the event's position.")],
+    position: Annotated[str, typer.Argument(help="Position of the event, as the feed gives it.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+    log_url: LogUrlOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="File with a signed checkpoint to prove it under; else the newest."),
+    ] = None,
+) -> None:
+    """Write a proof that an event is in the log, for verify_proof.py to check offline.
+
+    Prints which event that is: its position, type, image, actor and time.
+    """
+    size = _size_of(checkpoint) if checkpoint else None
+
+    async def proved(recorder: GroupCommitRecorder) -> dict[str, Any]:
+        number = positions_now(recorder).decode(position, "POSITION")
+        return await Sealed(recorder).proof_of_event(number, size)
+
+    proof = _proof(proved, config, data, log_url)
+    _write_whole(out, proof)
+    # As the script tells it, so that both are about the same.
+    typer.echo(f"{proof['position']}  {described(proof['event'])}")
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def consistency(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(metavar="OLD NEW", help="Files with two signed checkpoints.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     config: ConfigOption = None,
     data: DataOption = None,
     log_url: LogUrlOption = None,
 ) -> None:
-    """Write a proof that an event is in the log, for verify_proof.py to check offline."""
+    """Write a proof that the log of the newer checkpoint begins with that of the older.
+
+    For verify_proof.py to check offline, with both checkpoints.
+    """
+    if len(checkpoints) != 2:
+        raise SettingsError("OLD NEW: name two files with signed checkpoints")
+    first, second = sorted(map(_size_of, checkpoints))
+
+    async def proved(recorder: GroupCommitRecorder) -> dict[str, Any]:
+        return await Sealed(recorder).proof_of_growth(first, second)
+
+    _write_whole(out, _proof(proved, config, data, log_url))
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def script() -> None:
+    """Print verify_proof.py, which checks proofs without Calotype: for auditors to keep."""
+    typer.echo(SCRIPT.read_text(), nl=False)
+
+
+def _size_of(path: Path) -> int:
+    """How many events a kept checkpoint covers. Raises SettingsError."""
+    try:
+        return read_checkpoint(path.read_bytes().decode().partition("\n\n")[0] + "\n").size
+    except (OSError, UnicodeDecodeError, BadNote) as error:
+        raise SettingsError(f"{path}: is no checkpoint that can be read: {error}") from None
+
+
+def _proof(
+    proved: Callable[[GroupCommitRecorder], Awaitable[dict[str, Any]]],
+    config: Path | None,
+    data: str | None,
+    log_url: str | None,
+) -> dict[str, Any]:
+    """The proof; exits with 1 where there is none."""
     recorder = wiring.ready_recorder(load_settings(config, data=data, log__url=log_url))
 
-    async def export() -> bytes:
-        number = int(position) if position.isdecimal() else None
-        if number is None:
-            number = positions_now(recorder).decode(position)
-        document = await Sealed(recorder).exported(number)
-        return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    async def run() -> dict[str, Any]:
+        return await proved(recorder)
 
     try:
-        proof = asyncio.run(export())
-    except (NotSealed, SealBroken, Invalid) as error:
+        return asyncio.run(run())
+    except (NotSealed, SealBroken, Invalid, ValueError) as error:
         typer.echo(f"calotype: no proof: {error}", err=True)
         raise typer.Exit(1) from None
     finally:
         recorder.close_now()
-    try:
-        _write_whole(out, proof)
-    except OSError as error:
-        typer.echo(f"calotype: cannot write {out}: {error.strerror}", err=True)
-        raise typer.Exit(1) from None
-    typer.echo(f"wrote {out}")
 
 
 def _verifiers(settings: Settings, keys: Sequence[str]) -> list[Verifier]:
@@ -168,7 +229,7 @@ def _check(
         return check.run(lambda position: bar.update(task, completed=position))
 
 
-def _report(found: Verified, keys_known: bool) -> int:
+def _report(found: Verified, keys_known: bool, positions: Positions) -> int:
     typer.echo(f"events hashed         {found.events}")
     typer.echo(f"sealed                {found.sealed}")
     typer.echo(f"proved by checkpoints {found.proved}")
@@ -184,8 +245,8 @@ def _report(found: Verified, keys_known: bool) -> int:
         )
     elif found.proved < found.sealed:
         typer.echo(
-            f"NOT PROVED: no checkpoint of a known key covers events {found.proved + 1} to "
-            f"{found.sealed}."
+            "NOT PROVED: no checkpoint of a known key covers events "
+            f"{positions.encode(found.proved + 1)} to {positions.encode(found.sealed)}."
         )
     else:
         typer.echo("The log is what was sealed.")
@@ -193,11 +254,15 @@ def _report(found: Verified, keys_known: bool) -> int:
     return 1
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes the file, or leaves what was there."""
+def _write_whole(path: Path, proof: dict[str, Any]) -> None:
+    """Writes the file, or leaves what was there; exits with 1 where it cannot."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     try:
-        unfinished.write_bytes(content)
+        unfinished.write_bytes(orjson.dumps(proof, option=options))
         os.replace(unfinished, path)
+    except OSError as error:
+        typer.echo(f"calotype: cannot write {path}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
     finally:
         unfinished.unlink(missing_ok=True)

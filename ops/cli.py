@@ -103,6 +103,7 @@ def status(
     config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
 ) -> None:
     """Show the log's position, and the images by status."""
+    from calotype.projections.positions import positions_now
     from calotype.projections.queries import Queries
 
     settings = load_settings(config, data=data, log__url=log_url)
@@ -122,7 +123,7 @@ def status(
                 f"The database is not up to date ({', '.join(pending)}): run calotype migrate"
             )
             raise typer.Exit(1)
-        position = recorder.max_notification_id() or 0
+        position = positions_now(recorder).encode(recorder.max_notification_id() or 0)
         counts, unsettled, processes = asyncio.run(look())
     finally:
         recorder.close_now()

@@ -74,8 +74,9 @@ class Importer:
         last = 0
         for line in read_lines(file):
             if line.position != last + 1:
+                missing = Positions(line.log_id).encode(last + 1)
                 raise ImportRefused(
-                    f"line {line.number}: position {last + 1} is missing; "
+                    f"line {line.number}: event {missing} is missing; "
                     "an import needs the log from its beginning"
                 )
             if last == 0 and self._keep_identity:

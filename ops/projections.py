@@ -14,6 +14,7 @@ from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.progress import Told
 from calotype.ops.rebuilding import JsonOption, NamesArgument, chosen_prints, rebuild, switch
 from calotype.ops.settings import load_settings
+from calotype.projections.positions import positions_now
 from calotype.projections.prints import PRINTS, Print, reached
 from calotype.projections.rebuilding import spare_of
 from calotype.projections.verifying import Difference, differences
@@ -49,7 +50,7 @@ def list_projections(
     for fact in facts:
         parts = fact["tables"]
         waiting = fact["built"]
-        position = str(fact["position"])
+        position = fact["position"]
         if waiting is not None:
             position += f"\nbuilt, not in use: {waiting['position']}"
         table.add_row(
@@ -64,14 +65,18 @@ def list_projections(
 
 
 def _facts(recorder: GroupCommitRecorder, known: Print) -> dict[str, Any]:
+    positions = positions_now(recorder)
     with recorder.snapshot(known.tables) as fetch:
-        built = spare_of(fetch, known)
+        spare = spare_of(fetch, known)
+        built = None
+        if spare is not None:
+            built = {**asdict(spare), "position": positions.encode(spare.position)}
         return {
             "projection": known.name,
             "purpose": known.purpose,
             "kept_by": known.follower or "every append",
-            "position": reached(fetch, known),
-            "built": None if built is None else asdict(built),
+            "position": positions.encode(reached(fetch, known)),
+            "built": built,
             "tables": [
                 {
                     "table": part.name,
@@ -99,6 +104,7 @@ def status(
             for known in PRINTS
             if known.follower
         }
+        positions = positions_now(recorder)
         with recorder.snapshot() as fetch:
             head = fetch("SELECT max(notification_id) FROM stored_events")[0][0] or 0
             table = Table("projection", "table", "rows", "position", "behind", "kept by")
@@ -107,7 +113,7 @@ def status(
                 keeper = "every append"
                 if known.follower:
                     keeper = ", ".join(sorted(leaders[known.name])) or "nobody now"
-                facts = [str(position), str(head - position), keeper]
+                facts = [positions.encode(position), str(head - position), keeper]
                 for number, part in enumerate(known.tables):
                     rows = fetch(f"SELECT count(*) FROM {part.name}")[0][0]
                     first = known.name if number == 0 else ""

@@ -16,12 +16,14 @@ from calotype.ops.settings import SettingsError, load_settings
 from calotype.projections.building import BuildFailed
 from calotype.projections.comparing import Comparison
 from calotype.projections.leading import Taken
+from calotype.projections.positions import positions_now
 from calotype.projections.prints import PRINTS, Print
 from calotype.projections.rebuilding import NothingBuilt, count_again, spare_of
 from calotype.projections.rebuilding import look as run_look
 from calotype.projections.rebuilding import rebuild as run_rebuild
 from calotype.projections.rebuilding import switch as run_switch
 from calotype.stores.log.log import Fenced
+from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.table_sets import SwitchRefused
 
 NamesArgument = Annotated[
@@ -69,7 +71,7 @@ def rebuild(
                     ).position
                     comparison = run_look(recorder, known, told)
                     position = None if no_switch else run_switch(recorder, known, told)
-            _report(known, comparison, built, position, told, as_json)
+            _report(recorder, known, comparison, built, position, told, as_json)
     finally:
         recorder.close_now()
 
@@ -98,7 +100,7 @@ def switch(
             with _one_line_for_trouble(known), Told(known.name) as told:
                 comparison = run_look(recorder, known, told)
                 position = run_switch(recorder, known, told)
-            _report(known, comparison, None, position, told, as_json)
+            _report(recorder, known, comparison, None, position, told, as_json)
     finally:
         recorder.close_now()
 
@@ -122,6 +124,7 @@ def _one_line_for_trouble(known: Print) -> Iterator[None]:
 
 
 def _report(
+    recorder: GroupCommitRecorder,
     known: Print,
     comparison: Comparison,
     built_at: int | None,
@@ -129,13 +132,14 @@ def _report(
     told: Told,
     as_json: bool,
 ) -> None:
+    positions = positions_now(recorder)
     seconds = {name: round(spent, 3) for name, spent in told.seconds.items()}
     if as_json:
         report: dict[str, Any] = {
             "projection": known.name,
             "tables": [asdict(table) for table in comparison],
-            "built_at": built_at,
-            "switched_at": position,
+            "built_at": None if built_at is None else positions.encode(built_at),
+            "switched_at": None if position is None else positions.encode(position),
             "seconds": seconds,
         }
         typer.echo(orjson.dumps(report))
@@ -157,7 +161,7 @@ def _report(
             f"{known.name}: built; `calotype projections switch {known.name}` puts it in use"
         )
     else:
-        typer.echo(f"{known.name}: switched at position {position}")
+        typer.echo(f"{known.name}: switched at position {positions.encode(position)}")
 
 
 def _rate(events: int, seconds: float) -> str:

@@ -17,6 +17,7 @@ from eventsourcing.persistence import IntegrityError
 from calotype.projections.following import Follower
 from calotype.projections.merkle import event_entry, leaf_hash
 from calotype.projections.notes import BadNote, Checkpoint, Signer, open_checkpoint
+from calotype.projections.positions import positions_now
 from calotype.projections.tiles import (
     HEIGHT,
     HIGHEST_LEVEL,
@@ -129,7 +130,8 @@ class SealFold:
                 raise IntegrityError("another process has sealed these events already")
         for event in page:
             if event.id != tree.size + 1:
-                raise SealBroken(f"position {tree.size + 1} is missing from the event log")
+                missing = positions_now(self._recorder).encode(tree.size + 1)
+                raise SealBroken(f"event {missing} is missing from the event log")
             tree.append(event_leaf(event))
         changes = [
             Replace(TILES, key, [(key, *tile, base64.b64encode(data).decode())])
@@ -186,7 +188,8 @@ def _check_last(recorder: GroupCommitRecorder, size: int) -> None:
     last = events_after(recorder, size - 1, 1)
     leaves = _stored_hashes(recorder, Tile(0, (size - 1) // WIDTH), size)
     if not last or event_leaf(last[0]) != leaves[-1]:
-        raise SealBroken(f"the event at position {size} is not the one that was sealed")
+        last_sealed = positions_now(recorder).encode(size)
+        raise SealBroken(f"event {last_sealed} is not the one that was sealed")
 
 
 def sealer(

@@ -20,7 +20,7 @@ class Mismatch(Exception):
     """The log does not fit its seal. `position` is the first that does not."""
 
     def __init__(self, position: int, reason: str) -> None:
-        super().__init__(f"position {position}: {reason}")
+        super().__init__(reason)
         self.position = position
 
 

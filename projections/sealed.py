@@ -3,6 +3,7 @@
 import base64
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from calotype.projections.following import reached
@@ -14,11 +15,15 @@ from calotype.projections.merkle import (
     subtree_hash,
 )
 from calotype.projections.notes import read_checkpoint
+from calotype.projections.positions import positions_of
 from calotype.projections.seal import NAME, LogRow, SealBroken, tile_id
 from calotype.projections.tiles import WIDTH, Tile, hash_from, tiles_of
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-PROOF_FORMAT = "calotype-event-proof-1"
+EVENT_PROOF = "calotype-event-proof-1"
+CONSISTENCY_PROOF = "calotype-consistency-proof-1"
+SCRIPT = Path(__file__).with_name("verify_proof.py")
+"""Checks both forms of proof, and needs nothing else of ours: to be handed to auditors."""
 
 _EVENTS = (
     "SELECT notification_id, CAST(originator_id AS text), originator_version, topic, state "
@@ -29,6 +34,10 @@ _EVENTS = (
 
 class NotSealed(Exception):
     """What was asked for is not sealed (yet), or not signed; the message says which."""
+
+
+class NotCovered(NotSealed):
+    """The position lies behind what the checkpoint covers, or before all events."""
 
 
 class Sealed:
@@ -65,7 +74,7 @@ class Sealed:
             raise NotSealed("The tree has no such entries, or not yet so many.")
         rows = await self._recorder.fetch(_EVENTS, {"after": first, "last": first + width})
         if len(rows) != width:
-            raise SealBroken(f"events after position {first} are missing from the log")
+            raise SealBroken("events of this tile are missing from the log")
         entries = (event_entry(*LogRow._make(row)) for row in rows)
         return b"".join(struct.pack(">H", len(entry)) + entry for entry in entries)
 
@@ -73,33 +82,30 @@ class Sealed:
         """The root of the tree of the first `size` events. Raises NotSealed."""
         return (await self._hashes([(0, size)], size))[0]
 
-    async def inclusion(self, index: int, size: int) -> list[bytes]:
-        """The proof that leaf `index` is in the tree of `size`. Raises ValueError, NotSealed."""
-        return await self._hashes(inclusion_ranges(index, size), size)
+    async def proof_of_event(self, position: int, size: int | None = None) -> dict[str, Any]:
+        """All that is needed to check one event offline. Raises NotSealed or NotCovered.
 
-    async def consistency(self, first: int, second: int) -> list[bytes]:
-        """The proof that the tree of `first` leaves grew into that of `second`.
-
-        Raises ValueError, NotSealed.
+        It is about the newest checkpoint, or one of `size` events that the auditor has kept. The
+        event is as the log holds it now, the proof is made from the sealed tree: they fit only if
+        the event is the one that was sealed.
         """
-        return await self._hashes(consistency_ranges(first, second), second)
-
-    async def exported(self, position: int) -> dict[str, Any]:
-        """All that is needed to check one event offline. Raises NotSealed.
-
-        The event is as the log holds it now, the proof is made from the sealed tree: they fit
-        only if the event is the one that was sealed.
-        """
-        note = await self.checkpoint()
-        size = read_checkpoint(note.partition("\n\n")[0] + "\n").size
+        positions = await positions_of(self._recorder)
+        if size is None:
+            note: str | None = await self.checkpoint()
+            size = read_checkpoint(str(note).partition("\n\n")[0] + "\n").size
+        else:
+            note = await self._checkpoint_of(size)
         if not 0 < position <= size:
-            raise NotSealed(f"No checkpoint covers this position; the newest has {size} events.")
+            newest = positions.encode(size)
+            raise NotCovered(f"The checkpoint covers the events up to {newest} only.")
         rows = await self._recorder.fetch(_EVENTS, {"after": position - 1, "last": position})
         if not rows:
-            raise SealBroken(f"position {position} is missing from the event log")
+            missing = positions.encode(position)
+            raise SealBroken(f"event {missing} is missing from the event log")
         _, originator_id, version, topic, state = rows[0]
         return {
-            "format": PROOF_FORMAT,
+            "format": EVENT_PROOF,
+            "position": positions.encode(position),
             "event": {
                 "position": position,
                 "originator_id": str(originator_id),
@@ -109,9 +115,32 @@ class Sealed:
             },
             "leaf_index": position - 1,
             "tree_size": size,
-            "inclusion": in_base64(await self.inclusion(position - 1, size)),
+            "inclusion": in_base64(await self._hashes(inclusion_ranges(position - 1, size), size)),
             "checkpoint": note,
         }
+
+    async def proof_of_growth(self, first: int, second: int) -> dict[str, Any]:
+        """What proves that the tree of `first` leaves grew into that of `second`.
+
+        Raises ValueError, NotSealed.
+        """
+        path = await self._hashes(consistency_ranges(first, second), second)
+        roots = [await self.root(first), await self.root(second)]
+        return {
+            "format": CONSISTENCY_PROOF,
+            "from": first,
+            "to": second,
+            "from_root": in_base64(roots)[0],
+            "to_root": in_base64(roots)[1],
+            "consistency": in_base64(path),
+        }
+
+    async def _checkpoint_of(self, size: int) -> str | None:
+        """A signed checkpoint of so many events, if one is stored."""
+        rows = await self._recorder.fetch(
+            "SELECT note FROM audit_checkpoints_1 WHERE size = :size", {"size": size}
+        )
+        return rows[0][0] if rows else None
 
     async def _hashes(self, ranges: list[tuple[int, int]], size: int) -> list[bytes]:
         if size > await self.size():

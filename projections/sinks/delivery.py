@@ -17,6 +17,7 @@ import structlog
 from eventsourcing.persistence import IntegrityError, Tracking
 
 from calotype.projections.leading import Leadership
+from calotype.projections.positions import positions_now
 from calotype.projections.sinks.contract import Broker, Telling, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import checkpoint_of, lease_of, parking, troubled
@@ -102,7 +103,7 @@ class Delivery:
                 first = (head or 0) if self._start == "head" else 0
                 try:
                     await self._append((), first)
-                    log.info("sink registered", sink=self.name, position=first)
+                    log.info("sink registered", sink=self.name, position=self._text(first))
                 except IntegrityError:
                     self._leadership.doubt()
             else:
@@ -184,6 +185,9 @@ class Delivery:
                 self._known = self._recorder.max_tracking_id(self._checkpoint) or 0
             return page_after(self._recorder, self._telling, self._known)
 
+    def _text(self, position: int) -> str:
+        return positions_now(self._recorder).encode(position)
+
     async def _do(self, work: "_Work") -> None:
         """Publishes, and writes down that it is done. What is confirmed is not sent again."""
         self._busy = True
@@ -192,7 +196,8 @@ class Delivery:
             self.state = f"delivers up to {page.last}"
             await work.publication.publish()
             for position, error in page.refused.items():
-                log.error("message refused", sink=self.name, position=position, error=error)
+                where = self._text(position)
+                log.error("message refused", sink=self.name, position=where, error=error)
             if work.rows is not None:
                 await self._append(work.rows)
                 return

@@ -272,7 +272,8 @@ class Line:
                     self._due.pop(answer.position, None)
                 if outcome == "parked":
                     key, why = self.endpoint.key, answer.error
-                    log.warning("webhook parked", webhook=key, position=answer.position, error=why)
+                    where = (await self._consumers.feed.positions()).encode(answer.position)
+                    log.warning("webhook parked", webhook=key, position=where, error=why)
         self._forget(done)
         if was_down and not self._health.probing:
             # It takes messages again: what failed meanwhile need not wait for hours.

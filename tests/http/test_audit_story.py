@@ -1,7 +1,10 @@
 """Auditors read checkpoints, tiles and proofs of the sealed log; others do not."""
 
-import base64
+import asyncio
 import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,36 +85,63 @@ async def test_a_malformed_tile_address_names_its_part(cloud: Any, path: str, fi
     assert answer.json["field"] == field
 
 
-def _hashes(texts: list[str]) -> list[bytes]:
-    return [base64.b64decode(text) for text in texts]
+async def _checked(tmp_path: Path, script: Any, proof: Any, *checkpoints: str) -> str:
+    """What the script that was handed out says of a proof, with nothing of ours beside it."""
+    (tmp_path / "verify_proof.py").write_bytes(script.body)
+    (tmp_path / "proof.json").write_bytes(proof.body)
+    options = ["--key", SIGNER.verifier.text]
+    for number, note in enumerate(checkpoints):
+        (tmp_path / f"kept-{number}").write_text(note)
+        options += ["--checkpoint", f"kept-{number}"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "verify_proof.py", "proof.json", *options,
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    return (await process.communicate())[0].decode()
 
 
-async def test_an_inclusion_proof_over_http_convinces(cloud: Any) -> None:
-    await _busy(cloud, 20)
+async def test_a_proof_over_http_is_checked_by_the_script_that_is_handed_out(
+    cloud: Any, tmp_path: Path
+) -> None:
+    await _busy(cloud, 12)
     await _seal(cloud)
-    recorder = cloud.parts.log.recorder
-    position = (await positions_of(recorder)).encode(7)
-    for query, size in ((f"position={position}", 20), (f"position={position}&size=13", 13)):
-        answer = (await cloud.admin("GET", f"/log/v1/proof/inclusion?{query}")).json
-        assert (answer["tree_size"], answer["leaf_index"]) == (size, 6)
-        assert answer["position"] == position
-        (leaf, root) = _hashes([answer["leaf_hash"], answer["root"]])
-        assert leaf == event_leaf(events_after(recorder, 6, 1)[0])
-        merkle.check_inclusion(leaf, 6, size, _hashes(answer["inclusion"]), root)
-
-
-async def test_a_consistency_proof_over_http_convinces(cloud: Any) -> None:
-    await _busy(cloud, 9)
-    await _seal(cloud)
-    before = notes.open_checkpoint(
-        (await cloud.admin("GET", "/log/v1/checkpoint")).text, [SIGNER.verifier]
-    )
+    kept = (await cloud.admin("GET", "/log/v1/checkpoint")).text
     await _busy(cloud, 8)
     await _seal(cloud)
-    answer = (await cloud.admin("GET", "/log/v1/proof/consistency?from=9")).json
-    old, new = _hashes([answer["from_root"], answer["to_root"]])
-    assert (answer["to"], old) == (17, before.root)
-    merkle.check_consistency(9, 17, _hashes(answer["consistency"]), old, new)
+    script = await cloud.admin("GET", "/log/v1/verify_proof.py")
+    position = (await positions_of(cloud.parts.log.recorder)).encode(11)
+    proof = await cloud.admin("GET", f"/log/v1/proof/inclusion?position={position}")
+    assert (proof.json["tree_size"], proof.json["position"]) == (20, position)
+    told = await _checked(tmp_path, script, proof)
+    assert told.startswith(f"proved: {position}, image.created, version 1 of "), told
+    assert ", by " in told
+    # And under the checkpoint that an auditor has kept.
+    older = await cloud.admin("GET", f"/log/v1/proof/inclusion?position={position}&size=12")
+    assert older.json["tree_size"] == 12
+    assert (await _checked(tmp_path, script, older, kept)).startswith(f"proved: {position}")
+    now = (await cloud.admin("GET", "/log/v1/checkpoint")).text
+    grown = await cloud.admin("GET", "/log/v1/proof/consistency?from=12&to=20")
+    told = await _checked(tmp_path, script, grown, kept, now)
+    assert told.endswith("with 20 events begins with that of 12 events\n"), told
+
+
+async def test_a_proof_shows_nobody_properties_that_are_kept_from_them(
+    open_cloud: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "protections.conf"
+    file.write_text(
+        "[secret]\ncreate = member\nread = member\nupdate = member\ndelete = member\n"
+        "[.*]\ncreate = @\nread = @\nupdate = @\ndelete = @\n"
+    )
+    cloud = await open_cloud(identity={"kind": "headers"}, property_protections={"file": str(file)})
+    owner, auditor = cloud.caller("p"), cloud.caller("audit", "auditor")
+    await owner.create(secret="x")
+    await owner.create(plain="x")
+    await _seal(cloud)
+    positions = await positions_of(cloud.parts.log.recorder)
+    for number, status in ((1, 403), (2, 200)):
+        path = f"/log/v1/proof/inclusion?position={positions.encode(number)}"
+        assert (await auditor("GET", path)).status == status
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """An auditor's tools: the key, the check of the log, and a proof that is checked offline."""
 
+import asyncio
 import base64
 import copy
 import json
@@ -24,10 +25,12 @@ from calotype.ops.cli import app
 from calotype.ops.settings import SettingsError, load_settings
 from calotype.ops.wiring import migrate
 from calotype.projections import notes
+from calotype.projections.positions import positions_now
 from calotype.projections.seal import sealer
+from calotype.projections.sealed import Sealed
 from calotype.stores.log.opening import open_log
 
-SCRIPT = Path(__file__).parent.parent.parent / "ops" / "verify_proof.py"
+SCRIPT = Path(__file__).parent.parent.parent / "projections" / "verify_proof.py"
 NOTE = UUID("11111111-1111-4111-8111-111111111111")
 EVENTS = 300
 
@@ -39,8 +42,6 @@ def _run(*arguments: str) -> Any:
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     """A data directory with a key and 300 sealed events."""
-    import asyncio
-
     folder = str(tmp_path / "data")
     assert _run("audit", "key", "--data", folder, "--name", "cloud.example/images").exit_code == 0
     signer = notes.read_signer((tmp_path / "data" / "audit.key").read_text())
@@ -59,11 +60,20 @@ def verifier_key(data: str) -> str:
     return _run("audit", "key", "--data", data).stdout.strip()
 
 
+def _position(data: str, number: int) -> str:
+    """The text of a position of the log."""
+    recorder = open_log(f"sqlite:///{data}/log.sqlite")
+    try:
+        return positions_now(recorder).encode(number)
+    finally:
+        recorder.close_now()
+
+
 @pytest.fixture
 def proof(data: str, tmp_path: Path) -> Path:
-    """The proof of event 42."""
+    """The proof of event 42, which is -2a in the text of its position."""
     out = tmp_path / "proof.json"
-    done = _run("audit", "prove", "42", "--out", str(out), "--data", data)
+    done = _run("audit", "prove", _position(data, 42), "--out", str(out), "--data", data)
     assert done.exit_code == 0, done.output
     return out
 
@@ -139,14 +149,16 @@ def test_verify_names_the_first_position_that_does_not_fit(data: str) -> None:
         connection.execute("UPDATE stored_events SET state = X'00' WHERE notification_id = 123")
     done = _run("audit", "verify", "--data", data)
     assert done.exit_code == 1
-    assert "DOES NOT FIT at position 123: the event is not the one that was sealed" in done.stdout
+    wrong = _position(data, 123)
+    assert f"DOES NOT FIT at position {wrong}: the event is not the one" in done.stdout
 
 
 def test_verify_believes_no_key_but_those_given(data: str) -> None:
     stranger = notes.new_signer("cloud.example/images").verifier.text
     done = _run("audit", "verify", "--data", data, "--key", stranger)
     assert done.exit_code == 1
-    assert "NOT PROVED: no checkpoint of a known key covers events 1 to 300." in done.stdout
+    first, last = _position(data, 1), _position(data, EVENTS)
+    assert f"no checkpoint of a known key covers events {first} to {last}." in done.stdout
 
 
 def test_verify_without_any_key_proves_nothing(data: str) -> None:
@@ -166,14 +178,18 @@ def test_verify_against_a_kept_checkpoint_finds_a_log_begun_anew(data: str, tmp_
         connection.execute("DELETE FROM stored_events WHERE notification_id > 200")
     done = _run("audit", "verify", "--data", data, "--checkpoint", str(kept))
     assert done.exit_code == 1
-    assert "DOES NOT FIT at position 1: its tile is missing or broken" in done.stdout
+    first = _position(data, 1)
+    assert f"DOES NOT FIT at position {first}: its tile is missing or broken" in done.stdout
 
 
-@pytest.mark.parametrize("position", ["0", "301", "9" * 30, "p000000000000-1", "nonsense"])
+@pytest.mark.parametrize(
+    "position", ["42", "OURS-0", "OURS-12d", "9" * 30, "p000000000000-1", "nonsense"]
+)
 def test_prove_refuses_a_position_that_no_checkpoint_covers(
     data: str, tmp_path: Path, position: str
 ) -> None:
     out = tmp_path / "proof.json"
+    position = position.replace("OURS-", _position(data, 0)[:-1])
     done = _run("audit", "prove", position, "--out", str(out), "--data", data)
     assert done.exit_code == 1
     assert "no proof" in done.stderr
@@ -181,15 +197,99 @@ def test_prove_refuses_a_position_that_no_checkpoint_covers(
 
 
 def test_a_right_proof_is_accepted_by_the_script_alone(
-    proof: Path, verifier_key: str, tmp_path: Path
+    proof: Path, data: str, verifier_key: str, tmp_path: Path
 ) -> None:
     done = _offline(str(proof), "--key", verifier_key, "--show", folder=tmp_path)
     assert done.returncode == 0, done.stderr
+    position = _position(data, 42)
+    assert position.endswith("-2a")
     assert done.stdout.splitlines() == [
-        f"proved: note.written, version 41 of {NOTE}, is event 42 of 300 under the checkpoint of "
+        f"proved: {position}, note.written, version 41 of {NOTE}, is in the log of "
         "cloud.example/images",
         "41",
     ]
+
+
+def test_a_proof_of_before_positions_were_named_is_still_accepted(
+    proof: Path, verifier_key: str, tmp_path: Path
+) -> None:
+    document = json.loads(proof.read_text())
+    del document["position"]
+    proof.write_text(json.dumps(document))
+    done = _offline(str(proof), "--key", verifier_key, folder=tmp_path)
+    assert done.stdout.startswith("proved: an event, note.written, version 41"), done.stderr
+
+
+def test_the_script_is_handed_out_as_it_is() -> None:
+    assert _run("audit", "script").stdout == SCRIPT.read_text()
+
+
+@pytest.fixture
+def grown(data: str, tmp_path: Path) -> tuple[Path, Path]:
+    """Two kept checkpoints, of 300 events and of 437."""
+    kept = (tmp_path / "old", tmp_path / "new")
+    signer = notes.read_signer((Path(data) / "audit.key").read_text())
+    recorder = open_log(f"sqlite:///{data}/log.sqlite")
+    kept[0].write_text(asyncio.run(Sealed(recorder).checkpoint()))
+    recorder.insert_events(
+        [StoredEvent(NOTE, n, "note.written", b"%d" % n) for n in range(EVENTS, 437)]
+    )
+    asyncio.run(sealer(recorder, signer, "test").catch_up())
+    kept[1].write_text(asyncio.run(Sealed(recorder).checkpoint()))
+    recorder.close_now()
+    return kept
+
+
+def _consistency(data: str, *checkpoints: Path) -> Path:
+    out = Path(data) / "consistency.json"
+    names = [str(path) for path in checkpoints]
+    done = _run("audit", "consistency", *names, "--out", str(out), "--data", data)
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def test_two_kept_checkpoints_are_of_one_log_that_grew(
+    data: str, grown: tuple[Path, Path], verifier_key: str, tmp_path: Path
+) -> None:
+    old, new = grown
+    for first, second in ((old, new), (new, old), (old, old)):
+        out = _consistency(data, first, second)
+        both = ("--checkpoint", str(first), "--checkpoint", str(second))
+        done = _offline(str(out), "--key", verifier_key, *both, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        sizes = sorted(int(path.read_text().split("\n")[1]) for path in (first, second))
+        assert done.stdout == (
+            f"proved: the log of cloud.example/images with {sizes[1]} events begins with that of "
+            f"{sizes[0]} events\n"
+        )
+    one = _offline(str(out), "--key", verifier_key, "--checkpoint", str(old), folder=tmp_path)
+    assert (one.returncode, "two checkpoints" in one.stderr) == (1, True)
+
+
+def test_two_checkpoints_of_a_log_that_was_rewritten_do_not_fit(
+    data: str, grown: tuple[Path, Path], verifier_key: str, tmp_path: Path
+) -> None:
+    old, new = grown
+    out = _consistency(data, old, new)
+    signer = notes.read_signer((Path(data) / "audit.key").read_text())
+    forged = tmp_path / "forged"
+    for size, other in ((300, new), (437, old)):
+        forged.write_text(signer.sign(notes.Checkpoint(signer.name, size, bytes(32)).text))
+        both = ("--checkpoint", str(forged), "--checkpoint", str(other))
+        done = _offline(str(out), "--key", verifier_key, *both, folder=tmp_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "it was rewritten" in done.stderr
+
+
+def test_an_event_is_proved_under_a_checkpoint_that_was_kept(
+    data: str, grown: tuple[Path, Path], verifier_key: str, tmp_path: Path
+) -> None:
+    old, out = grown[0], tmp_path / "proof.json"
+    options = ("--out", str(out), "--data", data, "--checkpoint", str(old))
+    assert _run("audit", "prove", _position(data, 42), *options).exit_code == 0
+    done = _offline(str(out), "--key", verifier_key, "--checkpoint", str(old), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert _run("audit", "prove", _position(data, 301), *options).exit_code == 1
 
 
 def test_the_script_imports_nothing_of_ours() -> None:
@@ -217,6 +317,9 @@ WRONG: dict[str, Callable[[Any], Any]] = {
     "version": lambda p: _altered(p, "event", "originator_version", value=42),
     "originator": lambda p: _altered(p, "event", "originator_id", value=str(UUID(int=1))),
     "position": lambda p: _altered(p, "event", "position", value=43),
+    "name": lambda p: _altered(p, "position", value=p["position"][:-2] + "2b"),
+    "name that is none": lambda p: _altered(p, "position", value="\x1b[2Jp-2a"),
+    "no checkpoint": lambda p: _altered(p, "checkpoint", value=None),
     "position and leaf": lambda p: _altered(
         _altered(p, "event", "position", value=43), "leaf_index", value=42
     ),

@@ -23,6 +23,8 @@ COMMANDS = (
     ["audit", "key"],
     ["audit", "verify"],
     ["audit", "prove"],
+    ["audit", "consistency"],
+    ["audit", "script"],
     ["replay"],
     ["sinks"],
     ["sinks", "status"],

@@ -213,8 +213,8 @@ def test_an_import_that_was_cut_short_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda lines: lines[1:], "line 1: position 1 is missing"),
-        (lambda lines: lines[:3] + lines[4:], "line 4: position 4 is missing"),
+        (lambda lines: lines[1:], "-1 is missing; an import"),
+        (lambda lines: lines[:3] + lines[4:], "-4 is missing; an import"),
         (lambda lines: [*lines[:2], b"nonsense\n"], "line 3: is not an event"),
         (lambda lines: [*lines[:2], b"[]\n"], "line 3: is not an event"),
         (lambda lines: [*lines[:2], b'{"position":"p0"}\n'], "line 3: is not an event"),

@@ -1,6 +1,7 @@
 """Whatever is done to a sealed log is found, and the position is named; on both databases."""
 
 import asyncio
+import base64
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,7 +202,7 @@ def test_a_row_that_was_removed_before_it_was_sealed_stops_the_sealer_and_is_fou
 ) -> None:
     append(sealed, 10)
     by_hand("DELETE FROM stored_events WHERE notification_id = 704")
-    with pytest.raises(SealBroken, match="position 704 is missing"):
+    with pytest.raises(SealBroken, match="event p[0-9a-f]{12}-2c0 is missing"):
         seal(sealed)
     with pytest.raises(Mismatch) as found:
         verify(sealed)
@@ -255,6 +256,10 @@ def _forged_with_the_key(recorder: GroupCommitRecorder, by_hand: Callable[[str],
     seal(recorder, SIGNER)
 
 
+def _hashes(texts: list[str]) -> list[bytes]:
+    return [base64.b64decode(text) for text in texts]
+
+
 def test_a_forked_log_fails_consistency(
     sealed: GroupCommitRecorder, by_hand: Callable[[str], None]
 ) -> None:
@@ -263,7 +268,8 @@ def test_a_forked_log_fails_consistency(
     append(sealed, 50)
     seal(sealed)
     after = newest(sealed)
-    proof = asyncio.run(Sealed(sealed).consistency(before.size, after.size))
+    told = asyncio.run(Sealed(sealed).proof_of_growth(before.size, after.size))
+    proof = _hashes(told["consistency"])
     with pytest.raises(merkle.BadProof, match="forked"):
         merkle.check_consistency(before.size, after.size, proof, before.root, after.root)
 
@@ -273,15 +279,16 @@ def test_an_honest_log_passes_consistency_and_inclusion(sealed: GroupCommitRecor
     append(sealed, 50)
     seal(sealed)
     after, reader = newest(sealed), Sealed(sealed)
-    proof = asyncio.run(reader.consistency(before.size, after.size))
+    told = asyncio.run(reader.proof_of_growth(before.size, after.size))
+    proof = _hashes(told["consistency"])
     merkle.check_consistency(before.size, after.size, proof, before.root, after.root)
     assert asyncio.run(reader.root(before.size)) == before.root
     leaf = event_leaf(events_after(sealed, 299, 1)[0])
     for size, root in ((before.size, before.root), (after.size, after.root)):
-        path = asyncio.run(reader.inclusion(299, size))
-        merkle.check_inclusion(leaf, 299, size, path, root)
+        told = asyncio.run(reader.proof_of_event(300, size))
+        merkle.check_inclusion(leaf, 299, size, _hashes(told["inclusion"]), root)
     with pytest.raises(NotSealed):
-        asyncio.run(reader.inclusion(299, after.size + 1))
+        asyncio.run(reader.proof_of_event(300, after.size + 1))
 
 
 @pytest.mark.parametrize("level", [0, 1])
@@ -307,7 +314,7 @@ def test_a_log_that_was_set_back_and_went_on_is_not_sealed_over(
 ) -> None:
     by_hand("DELETE FROM stored_events WHERE notification_id > 600")
     append(sealed, 200)
-    with pytest.raises(SealBroken, match="position 700 is not the one that was sealed"):
+    with pytest.raises(SealBroken, match="event p[0-9a-f]{12}-2bc is not the one that was sealed"):
         seal(sealed)
     with pytest.raises(Mismatch) as found:
         verify(sealed)
