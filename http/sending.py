@@ -93,9 +93,11 @@ def _is_plain_socket(request: web.Request) -> bool:
 
 def _tolerate_pauses(request: web.Request, seconds: float) -> None:
     """Keeps the kernel from taking a client that reads nothing for a while for one that is gone."""
-    connection = request.transport and request.transport.get_extra_info("socket")
+    if request.transport is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    connection = request.transport.get_extra_info("socket")
     if connection is not None and connection.family != socket.AF_UNIX:
-        milliseconds = int(seconds * 1000)
+        milliseconds = min(int(seconds * 1000), (1 << 31) - 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 

@@ -17,7 +17,7 @@ class Http(_Table):
     public_endpoint: str = ""
     """Base URL for the versions document, where a proxy stands in front."""
     enable_proxy_headers_parsing: bool = False
-    """Believe Forwarded, X-Forwarded-Proto, -Host and -Prefix, so that links are those of a proxy."""
+    """Believe Forwarded, X-Forwarded-Proto, -Host, -Prefix: links are then those of the proxy."""
     trusted_proxies: list[str] = []
     """Networks whose hosts may send these headers, such as 10.0.0.0/8; empty = all hosts."""
     connections: int = Field(0, ge=0)

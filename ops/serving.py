@@ -1,14 +1,11 @@
-"""One serving process: start, ready, drain, stop; and the parent that keeps several of them."""
+"""One serving process: start, ready, drain, stop."""
 
 import asyncio
 import gc
 import logging
 import os
 import signal
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
@@ -19,12 +16,14 @@ from aiohttp import web
 
 from calotype.commands.parts import Parts
 from calotype.http.basic import BasicIdentity
+from calotype.http.connections import Runner
 from calotype.http.conversation import Api
 from calotype.http.routes import application
-from calotype.ops import sweeper, wiring
+from calotype.ops import sweeper, wiring, workers
 from calotype.ops.audit_key import make_key, signer_of
 from calotype.ops.htpasswd import watch_logins
 from calotype.ops.identity import identity_of
+from calotype.ops.listening import listening_socket, most_connections, raise_descriptor_limit
 from calotype.ops.policy_files import load_policy, watch_policy
 from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
@@ -34,10 +33,6 @@ from calotype.projections.notes import Signer
 from calotype.stores.images import memory
 from calotype.stores.images.driver import StoreError
 from calotype.stores.log.recorder import GroupCommitRecorder
-
-READ_BUFFER_BYTES = 1 << 15
-"""How much of a request's body aiohttp holds before it stops reading from the client."""
-RESTART_SECONDS = 1.0
 
 log = structlog.get_logger("calotype.serving")
 
@@ -67,9 +62,10 @@ def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT; the process's exit code."""
     memory.share_arenas()
     memory.keep_pieces()
+    raise_descriptor_limit()
     prepare(settings)
     if settings.workers > 1:
-        return _serve_many(settings)
+        return workers.serve_many(settings)
     return uvloop.run(_serve(settings))
 
 
@@ -93,16 +89,16 @@ async def _serve(settings: Settings) -> int:
         asyncio.create_task(chore)
         for chore in await _chores(settings, parts, api, signer, stopping)
     ]
-    runner = web.AppRunner(
+    runner = Runner(
         application(api),
+        most_connections=most_connections(settings),
         access_log=_access_log() if settings.http.access_log else None,
-        read_bufsize=READ_BUFFER_BYTES,
         shutdown_timeout=1.0,
-        handle_signals=False,
-        keepalive_timeout=75,
     )
     await runner.setup()
-    site = web.SockSite(runner, _listening_socket(settings), backlog=1024)
+    site = web.SockSite(
+        runner, listening_socket(settings, shared=workers.is_worker()), backlog=1024
+    )
     await site.start()
     gc.freeze()  # What is there now stays: the collector need not look at it again and again.
     _announce(settings, runner)
@@ -149,8 +145,8 @@ async def _chores(
     chores += [
         delivery.run() for delivery in await registered_deliveries(settings, parts, api.feed)
     ]
-    if _is_child():
-        chores.append(_watch_parent(stopping))
+    if workers.is_worker():
+        chores += [workers.watch_parent(stopping), workers.give_signs_of_life()]
     return chores
 
 
@@ -177,31 +173,10 @@ async def _give_back(recorder: GroupCommitRecorder, process_id: str) -> None:
     await recorder.close()
 
 
-def _listening_socket(settings: Settings) -> socket.socket:
-    host, _, port = settings.http.listen.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if _is_child():
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listener.bind((host, int(port)))
-    except OSError as error:
-        raise SettingsError(
-            f"http.listen: cannot listen on {settings.http.listen}: {error}"
-        ) from None
-    return listener
-
-
-def _cannot_listen(settings: Settings, error: OSError) -> SettingsError:
-    return SettingsError(f"http.listen: cannot listen on {settings.http.listen}: {error.strerror}")
-
-
 def _announce(settings: Settings, runner: web.AppRunner) -> None:
     address = runner.addresses[0]
     log.info("ready", listen=f"{address[0]}:{address[1]}", pid=os.getpid())
-    if _is_child() or not sys.stdout.isatty() and "CALOTYPE_QUIET" in os.environ:
+    if workers.is_worker() or not sys.stdout.isatty() and "CALOTYPE_QUIET" in os.environ:
         return
     url = f"http://{address[0]}:{address[1]}"
     print(
@@ -213,70 +188,3 @@ def _announce(settings: Settings, runner: web.AppRunner) -> None:
         f"  openstack --os-auth-type none --os-endpoint {url} image list\n",
         flush=True,
     )
-
-
-# ---- several processes on one port ----
-
-
-def _is_child() -> bool:
-    return os.environ.get("CALOTYPE_WORKER") == "1"
-
-
-async def _watch_parent(stopping: asyncio.Event) -> None:
-    """Stops this worker when its parent is gone: the pipe on standard input then ends."""
-    await asyncio.to_thread(sys.stdin.buffer.read)
-    stopping.set()
-
-
-def _serve_many(settings: Settings) -> int:
-    """Starts the workers, starts again those that die, and stops all on SIGTERM or SIGINT."""
-    reserved = _reserve_port(settings)
-    host = settings.http.listen.rpartition(":")[0]
-    listen = f"{host}:{reserved.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "CALOTYPE_WORKER": "1",
-        "CALOTYPE_SETTINGS": settings.model_copy(
-            update={"workers": 1, "http": settings.http.model_copy(update={"listen": listen})}
-        ).model_dump_json(),
-    }
-    command = [sys.executable, "-m", "calotype.ops", "worker"]
-    workers: list[subprocess.Popen[bytes]] = []
-    stop = False
-
-    def on_signal(number: int, frame: object) -> None:
-        nonlocal stop
-        stop = True
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    while not stop:
-        workers = [worker for worker in workers if worker.poll() is None]
-        while len(workers) < settings.workers:
-            workers.append(subprocess.Popen(command, env=environment, stdin=subprocess.PIPE))
-        time.sleep(RESTART_SECONDS / 5)
-    for worker in workers:
-        worker.terminate()
-    deadline = time.monotonic() + settings.http.drain_seconds + settings.http.grace_seconds + 5
-    for worker in workers:
-        try:
-            worker.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.kill()
-    reserved.close()
-    return 0
-
-
-def _reserve_port(settings: Settings) -> socket.socket:
-    """Holds the port without listening, so that port 0 means the same port for all workers."""
-    host, _, port = settings.http.listen.rpartition(":")
-    holder = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        holder.bind((host.strip("[]"), int(port)))
-    except OSError as error:
-        raise SettingsError(
-            f"http.listen: cannot listen on {settings.http.listen}: {error}"
-        ) from None
-    return holder

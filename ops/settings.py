@@ -16,7 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from calotype.ops.http_settings import Http
+from calotype.ops.http_settings import CrossOrigin, Http
 from calotype.ops.identity_settings import HttpBasic, Identity, Keystone
 from calotype.ops.lease_settings import Leases
 from calotype.ops.limit_settings import Limits
@@ -156,6 +156,8 @@ class Settings(BaseSettings):
     """Directory for the embedded log and file store."""
     workers: int = Field(1, ge=1, le=256)
     """Processes that share the port."""
+    worker_stall_seconds: float = Field(30.0, ge=0)
+    """One of several processes that gives no sign of life for so long is replaced; 0 = never."""
     hashing_algorithm: Literal["sha512", "sha256", "sha384", "sha224", "sha1"] = "sha512"
     """What os_hash_value is made with, besides the md5 of checksum."""
     log: Log = Log()
@@ -173,6 +175,7 @@ class Settings(BaseSettings):
     followers: Followers = Followers()
     webhooks: Webhooks = Webhooks()
     http: Http = Http()
+    cors: CrossOrigin = CrossOrigin()
     sinks: dict[SinkName, SinkSettings] = {}
     """Where the log is delivered to."""
 

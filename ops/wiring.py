@@ -1,9 +1,13 @@
 """The composition root: the only place that knows every part."""
 
+from ipaddress import ip_network
+
 from calotype.commands.downloads import Downloads
 from calotype.commands.parts import Limits, Parts
 from calotype.commands.usage import USAGE
 from calotype.http.conversation import Api
+from calotype.http.cors import Cors
+from calotype.http.links import Proxies
 from calotype.ops.identity import identity_of
 from calotype.ops.policy_files import load_policy
 from calotype.ops.quotas import quotas_of
@@ -136,6 +140,15 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         max_limit=settings.http.max_limit,
         direct_url_shown=settings.http.show_image_direct_url,
         public_endpoint=settings.http.public_endpoint.rstrip("/"),
+        proxies=_proxies_of(settings),
+        cors=Cors(**settings.cors.model_dump()) if settings.cors.allowed_origin else None,
+        body_stall_seconds=settings.http.body_stall_seconds,
         disable_file=settings.http.disable_file,
         downloads=Downloads(parts.log.recorder) if settings.audit.downloads else None,
     )
+
+
+def _proxies_of(settings: Settings) -> Proxies | None:
+    if not settings.http.enable_proxy_headers_parsing:
+        return None
+    return Proxies([ip_network(network) for network in settings.http.trusted_proxies])

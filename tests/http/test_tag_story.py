@@ -24,7 +24,6 @@ async def test_a_tag_is_put_on_once_and_taken_off_once(admin):
         ("%C3%BC", "ü"),
         ("50%25", "50%"),
         ("a,b", "a,b"),
-        ("%FF", "%FF"),
         ("x" * 255, "x" * 255),
     ],
 )
@@ -37,7 +36,7 @@ async def test_a_tag_is_what_its_path_means(admin, written, tag):
 
 @pytest.mark.parametrize(
     ("written", "status"),
-    [("x" * 256, 400), ("%F0%9F%92%A9", 400), ("%00", 400), ("a/b", 404), ("", 404)],
+    [("x" * 256, 400), ("%F0%9F%92%A9", 400), ("%00", 400), ("%FF", 400), ("a/b", 404), ("", 404)],
 )
 async def test_what_is_no_tag_is_refused(admin, written, status):
     image = await admin.create()
