@@ -21,7 +21,6 @@ from calotype.http.keystone_limits import RESOURCES, UNLIMITED, KeystoneLimits
 from calotype.http.links import base_url
 from calotype.http.schemas import schema_document
 from calotype.http.versions import accepted_prefix, versions_document
-from calotype.stores.log.log import LogUnavailable
 
 _ACCEPTED_VERSION = re.compile(r"application/vnd\.openstack\.images-(v[0-9.]+)")
 _IMPORT_METHODS = (
@@ -126,10 +125,9 @@ async def healthcheck(request: web.Request) -> web.Response:
     elif bool(api.disable_file) and await asyncio.to_thread(os.path.exists, api.disable_file):
         reason = "DISABLED BY FILE"
     else:
-        try:
-            await api.parts.log.recorder.ping()
-        except LogUnavailable as error:
-            reason = f"EVENT LOG UNAVAILABLE: {error}"
+        trouble = await api.parts.log.recorder.trouble()
+        if trouble is not None:
+            reason = f"EVENT LOG UNAVAILABLE: {trouble}"
     if reason:
         return error_answer(503, reason, request.headers.get("Accept"))
     return web.Response(text="OK")

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -20,6 +20,7 @@ from calotype.ops.http_settings import CrossOrigin, Http
 from calotype.ops.identity_settings import HttpBasic, Identity, Keystone
 from calotype.ops.lease_settings import Leases
 from calotype.ops.limit_settings import Limits
+from calotype.ops.log_settings import Log
 from calotype.ops.sink_settings import SinkName, SinkSettings, check_sinks
 from calotype.ops.webhook_settings import Webhooks
 
@@ -30,22 +31,6 @@ class SettingsError(Exception):
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class Log(_Table):
-    """`[log]`: the event log."""
-
-    url: str = ""
-    """sqlite:///path or postgresql://...; empty = SQLite in the data directory."""
-    queue_limit: int = Field(4096, ge=1)
-    """Changes waiting to be written; more are refused with 503."""
-
-    @field_validator("url")
-    @classmethod
-    def _known(cls, url: str) -> str:
-        if url and not url.startswith(("sqlite:///", "postgresql://", "postgres://")):
-            raise ValueError("use sqlite:///path or postgresql://user:password@host/database")
-        return url
 
 
 class Store(_Table):

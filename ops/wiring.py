@@ -49,7 +49,7 @@ QUERY_TABLES = (
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
-    recorder = open_log(settings.log_url(), queue_limit=settings.log.queue_limit)
+    recorder = open_log(settings.log_url(), **settings.log.model_dump(exclude={"url"}))
     recorder.lease_terms = LeaseTerms(**settings.leases.model_dump())
     return recorder
 

@@ -12,6 +12,7 @@ import asyncio
 import concurrent.futures
 import random
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class Append:
     """What `rows` gave; filled by the writer."""
     fence: Fence | None = None
     """Looked at inside the transaction; the append fails with Fenced when it is gone."""
+    submitted_at: float = 0.0
+    """By the monotonic clock; filled by the queue."""
 
 
 class AppendQueue:
@@ -115,6 +118,7 @@ class AppendQueue:
                 raise LogFull(f"{self._queue_limit} changes wait for the event log already")
             if self._closing:
                 raise LogUnavailable("the event log is closed")
+            append.submitted_at = time.monotonic()
             self._waiting.append(append)
             if self._writer is None:
                 self._writer = threading.Thread(
@@ -129,6 +133,20 @@ class AppendQueue:
             while not self._waiting and not self._closing:
                 self._arrived.wait()
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), limit))]
+
+    def take_older(self, than: float) -> list[Append]:
+        """All that were submitted before this moment of the monotonic clock; never blocks."""
+        with self._arrived:
+            older = []
+            while self._waiting and self._waiting[0].submitted_at < than:
+                older.append(self._waiting.popleft())
+            return older
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest append that waits was submitted; None while none waits."""
+        with self._arrived:
+            return self._waiting[0].submitted_at if self._waiting else None
 
     def end(self) -> None:
         """Takes no more appends, and returns when those that wait are written."""

@@ -8,9 +8,8 @@ few connections of their own.
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -22,9 +21,11 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
-from calotype.stores.log.log import Append, Outcome
-from calotype.stores.log.postgres_batches import APPEND_LOCK, CHANNEL, BatchWriter, send_rows
-from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
+from calotype.stores.log.log import Append, LogUnavailable, Outcome
+from calotype.stores.log.options import LogOptions
+from calotype.stores.log.postgres_batches import APPEND_LOCK, BatchWriter, send_rows
+from calotype.stores.log.postgres_connecting import Connection, Database, Silence, is_trouble
+from calotype.stores.log.postgres_listening import Listener
 from calotype.stores.log.postgres_reading import AsyncReads
 from calotype.stores.log.postgres_table_sets import PostgresTableSet
 from calotype.stores.log.postgres_transactions import NamedTransactions, fetch_on
@@ -54,26 +55,19 @@ class PostgresRecorder(GroupCommitRecorder):
 
     CLOCK = "extract(epoch FROM clock_timestamp())::float8"
 
-    def __init__(self, url: str, *, queue_limit: int = 4096, only_aggregates: bool = False) -> None:
-        super().__init__(queue_limit=queue_limit, only_aggregates=only_aggregates)
-        self._settings = connection_settings(url)
-        self._batches = BatchWriter(url)
-        self._reads = AsyncReads(url)
-        self._transactions = NamedTransactions(self.connect, self._settings)
-        self._tool: psycopg.Connection[Any] | None = None
+    def __init__(self, url: str, options: LogOptions, *, only_aggregates: bool = False) -> None:
+        super().__init__(options, only_aggregates=only_aggregates)
+        self._database = Database(url, options)
+        self._listening = Database(options.listen_url or url, options)
+        self._batches = BatchWriter(self._database)
+        self._reads = AsyncReads(self._database)
+        self._transactions = NamedTransactions(self._database)
+        self._tool: Connection | None = None
         self._tool_lock = threading.Lock()
 
-    def connect(self) -> psycopg.Connection[Any]:
+    def connect(self) -> Connection:
         """A connection of the caller's own, in autocommit. Raises LogUnavailable."""
-        try:
-            return psycopg.connect(
-                **self._settings,
-                autocommit=True,
-                cursor_factory=psycopg.RawCursor,
-                prepare_threshold=1,
-            )
-        except psycopg.Error as error:
-            raise unavailable(error, self._settings) from None
+        return self._database.connect()
 
     # ---- appending ----
 
@@ -103,7 +97,9 @@ class PostgresRecorder(GroupCommitRecorder):
         return await self._reads.fetch(text, [values[name] for name in names])
 
     async def ping(self) -> None:
-        await self._reads.fetch("SELECT 1", [])
+        rows = await self._reads.fetch("SELECT pg_is_in_recovery()", [])
+        if rows[0][0]:
+            raise LogUnavailable("the database is a standby, which takes no writes")
 
     def fetch_now(
         self, sql: str, parameters: Mapping[str, Any] | None = None
@@ -136,8 +132,8 @@ class PostgresRecorder(GroupCommitRecorder):
                         raise
                     # A connection that idled may have died long ago; a fresh one tells the truth.
                     died = self._tool is None or self._tool.closed
-                    if last_try or not died:
-                        raise unavailable(error, self._settings) from None
+                    if last_try or not died or isinstance(error, Silence):
+                        raise self._database.unavailable(error) from None
         raise AssertionError
 
     def select_events(
@@ -212,10 +208,10 @@ class PostgresRecorder(GroupCommitRecorder):
         self, gt: int | None = None, topics: Sequence[str] = ()
     ) -> Subscription[ApplicationRecorder]:
         """Events after position `gt` as they come, from any process."""
-        return LogSubscription(self, gt, topics, _CommitWatch(self))
+        return LogSubscription(self, gt, topics, self.watch())
 
     def watch(self) -> CommitWatch:
-        return _CommitWatch(self)
+        return Listener(self._listening)
 
     # ---- transactions beside the log ----
 
@@ -227,7 +223,8 @@ class PostgresRecorder(GroupCommitRecorder):
     # ---- leases ----
 
     async def hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
-        rows = await self.fetch(_HOLD, {"name": name, "holder": holder, "seconds": seconds})
+        with self._health.writing():
+            rows = await self.fetch(_HOLD, {"name": name, "holder": holder, "seconds": seconds})
         return rows[0][0] if rows else None
 
     async def release_lease(self, name: str, holder: str) -> None:
@@ -312,46 +309,6 @@ class PostgresRecorder(GroupCommitRecorder):
         with self._tool_lock:
             if self._tool is not None:
                 self._tool.close()
-
-
-class _CommitWatch:
-    """Tells by LISTEN when something was committed anywhere."""
-
-    SLICE_SECONDS = 0.1
-
-    def __init__(self, recorder: PostgresRecorder) -> None:
-        self._recorder = recorder
-        self._connection: psycopg.Connection[Any] | None = None
-        self._woken = threading.Event()
-
-    def mark(self) -> None:
-        """Listens from now on. Raises LogUnavailable."""
-        if self._connection is None or self._connection.closed:
-            connection = self._recorder.connect()
-            connection.execute(f"LISTEN {CHANNEL}")
-            self._connection = connection
-
-    def wait(self, mark: None, seconds: float) -> None:
-        """Returns on a notification, or after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self._woken.is_set():
-            try:
-                assert self._connection is not None
-                if list(self._connection.notifies(timeout=self.SLICE_SECONDS, stop_after=1)):
-                    return
-            except psycopg.Error:
-                self.close()
-                return
-
-    def wake(self) -> None:
-        """Ends a wait early."""
-        self._woken.set()
-
-    def close(self) -> None:
-        """Closes the listening connection."""
-        if self._connection is not None:
-            with suppress(psycopg.Error):
-                self._connection.close()
 
 
 def _create(connection: psycopg.Connection[Any], table: Table) -> None:

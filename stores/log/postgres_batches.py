@@ -15,8 +15,9 @@ from eventsourcing.persistence import IntegrityError, StoredEvent
 from psycopg import errors
 
 from calotype.stores.log.ceilings import bounded, refusals
-from calotype.stores.log.log import Append, Fenced, Outcome
-from calotype.stores.log.postgres_connecting import connection_settings, is_trouble, unavailable
+from calotype.stores.log.log import Append, Fenced, LogUnavailable, Outcome
+from calotype.stores.log.postgres_connecting import Connection, Database, is_trouble
+from calotype.stores.log.postgres_listening import NOTIFY
 from calotype.stores.log.recorder import conflict, without_rivals
 from calotype.stores.log.tables import (
     POSTGRESQL_TYPES,
@@ -28,8 +29,6 @@ from calotype.stores.log.tables import (
     on_conflict,
 )
 
-CHANNEL = "calotype_log"
-NOTIFY = f"NOTIFY {CHANNEL}"
 RECONNECT_SECONDS = (0.0, 0.1, 0.3, 1.0, 2.0)
 """Pauses before each attempt to reach a database that went away."""
 
@@ -56,15 +55,26 @@ _TRACK = (
 )
 # Shared, so that whoever takes the lease over waits until this transaction is over.
 STANDS = "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE"
+# Of a server whose waits were cut short (a statement's time-out cancels a commit that waits for its
+# standby, and reports it as done) or that left the lock to a session that hangs.
+_LIMITS = (
+    "SELECT set_config('statement_timeout', '0', {local}), "
+    "set_config('lock_timeout', '{milliseconds}', {local}), "
+    "set_config('idle_in_transaction_session_timeout', '{milliseconds}', {local})"
+)
+# Something in the write-ahead log: only a transaction that wrote waits for the standby. What is
+# read before it would be lost with the server if that was cut off from its standby already.
+_LASTING = "SELECT pg_logical_emit_message(true, 'calotype', 'settled')"
 _TRACKED = "SELECT application_name, notification_id FROM tracking WHERE application_name = ANY($1)"
 
 
 class BatchWriter:
     """Owns the connection of the writer's thread; connects on first use and again when needed."""
 
-    def __init__(self, url: str) -> None:
-        self._settings = connection_settings(url)
-        self._connection: psycopg.Connection[Any] | None = None
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: Connection | None = None
+        self._warnings: list[str] = []
 
     def write(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
         """Writes every append or says why not; never raises for what one of them holds."""
@@ -81,23 +91,50 @@ class BatchWriter:
                 self._connection.close()
             self._connection = None
 
-    def _connected(self) -> psycopg.Connection[Any]:
+    def _connected(self) -> Connection:
+        """A connection on which the next transaction has its time to end."""
         if self._connection is None or self._connection.closed:
-            try:
-                self._connection = psycopg.connect(
-                    **self._settings,
-                    autocommit=True,
-                    cursor_factory=psycopg.RawCursor,
-                    prepare_threshold=1,
-                )
-            except psycopg.Error as error:
-                raise unavailable(error, self._settings) from None
+            self._connection = self._database.connect()
+            self._connection.add_notice_handler(self._note)
+            if self._keeps_session:
+                self._restart_clock(self._connection)
+                self._connection.execute(self._limits)
+        self._restart_clock(self._connection)
         return self._connection
+
+    @property
+    def _keeps_session(self) -> bool:
+        return self._database.options.prepared_statements
+
+    @property
+    def _limits(self) -> str:
+        """Time-outs for the session, or for one transaction where no session is kept."""
+        milliseconds = round(self._database.options.batch_seconds * 1000)
+        return _LIMITS.format(milliseconds=milliseconds, local=not self._keeps_session)
+
+    def _restart_clock(self, connection: Connection) -> None:
+        self._warnings.clear()
+        connection.until = time.monotonic() + self._database.options.batch_seconds
+
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warnings.append(notice.message_primary or "")
+
+    def _check_committed(self) -> None:
+        """Raises LogUnavailable for a COMMIT that the server reports as done with a warning.
+
+        Somebody has cut short its wait for the standby.
+        """
+        if self._warnings:
+            raise LogUnavailable(f"the commit is in doubt: {self._warnings[0]}")
 
     def _write_in_spite_of_trouble(self, ready: list[Append]) -> list[tuple[Append, Outcome]]:
         outcomes: list[tuple[Append, Outcome]] = []
         doubtful = False
+        last_try_at = time.monotonic() + 2 * self._database.options.batch_seconds
         for pause_seconds in RECONNECT_SECONDS:
+            if doubtful and time.monotonic() > last_try_at:
+                break
             time.sleep(pause_seconds)
             try:
                 if doubtful:
@@ -108,7 +145,7 @@ class BatchWriter:
             except Exception as error:
                 if not is_trouble(error, self._connection):
                     raise
-                failure = unavailable(error, self._settings)
+                failure = self._database.unavailable(error)
                 doubtful = True  # Perhaps the commit happened and only its reply was lost.
                 self.close()
         return outcomes + [(append, failure) for append in ready]
@@ -139,6 +176,8 @@ class BatchWriter:
         try:
             with connection.pipeline():
                 connection.execute(_BEGIN)
+                if not self._keeps_session:
+                    connection.execute(self._limits)
                 connection.execute(APPEND_LOCK)
                 if bounded(ready):
                     refused = _over_limits(connection, ready)
@@ -157,6 +196,7 @@ class BatchWriter:
                 if any(cursor.rowcount == 0 for cursor in tracked):
                     raise IntegrityError("a subscriber has come further already")
                 connection.execute("COMMIT")
+            self._check_committed()
         except BaseException:
             with suppress(psycopg.Error):
                 connection.rollback()  # Which also forgets what was to be prepared and was not.
@@ -169,7 +209,9 @@ class BatchWriter:
             position += count
         return outcomes
 
-    def _standing(self, ready: Sequence[Append]) -> list[tuple[tuple[Any, int], bytes, int]]:
+    def _standing(
+        self, ready: Sequence[Append], *, lasting: bool = False
+    ) -> list[tuple[tuple[Any, int], bytes, int]]:
         """Which of these events' versions are in the log: `(key, state, position)`."""
         events = [event for append in ready for event in append.events]
         rows = self._select(
@@ -178,33 +220,45 @@ class BatchWriter:
                 [event.originator_id for event in events],
                 [event.originator_version for event in events],
             ],
+            lasting=lasting,
         )
         return [((row[0], row[1]), bytes(row[2]), row[3]) for row in rows]
 
-    def _select(self, sql: str, values: list[Any]) -> list[tuple[Any, ...]]:
+    def _select(
+        self, sql: str, values: list[Any], *, lasting: bool = False
+    ) -> list[tuple[Any, ...]]:
         """Reads under the lock, so after a commit whose connection broke while it was on its way.
 
-        The lock is a statement of its own: the one after it sees what was committed before.
+        The lock is a statement of its own: the one after it sees what was committed before. What
+        it read `lasting` is as safe as a commit that was acknowledged.
         """
         connection = self._connected()
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            if not self._keeps_session:
+                connection.execute(self._limits)
             connection.execute(APPEND_LOCK)
-            return connection.execute(sql, values).fetchall()
+            rows = connection.execute(sql, values).fetchall()
+            if lasting:
+                connection.execute(_LASTING)
+        self._check_committed()
+        return rows
 
     def _already_written(self, ready: list[Append]) -> list[tuple[Append, Outcome]]:
         """The appends that stand in the log, recognised by the command id in their state.
 
         Those that only move a subscriber forward are recognised by where the subscriber is.
         """
-        standing = {(key, state): position for key, state, position in self._standing(ready)}
+        standing = {
+            (key, state): position for key, state, position in self._standing(ready, lasting=True)
+        }
         moves = {
             id(append): append.tracking
             for append in ready
             if append.tracking is not None and not append.events
         }
         goals = {move.application_name: move.notification_id for move in moves.values()}
-        reached = dict(self._select(_TRACKED, [list(goals)])) if goals else {}
+        reached = dict(self._select(_TRACKED, [list(goals)], lasting=True)) if goals else {}
         found: list[tuple[Append, Outcome]] = []
         for append in ready:
             positions = [standing.get((_key(event), event.state)) for event in append.events]

@@ -9,7 +9,8 @@ import psycopg
 from psycopg import errors
 
 from calotype.stores.log.log import Fenced
-from calotype.stores.log.postgres_batches import APPEND_LOCK, NOTIFY, STANDS, send_rows
+from calotype.stores.log.postgres_batches import APPEND_LOCK, STANDS, send_rows
+from calotype.stores.log.postgres_listening import NOTIFY
 from calotype.stores.log.table_sets import Rows, Switch, SwitchRefused, TableSet
 from calotype.stores.log.tables import (
     POSTGRESQL_TYPES,

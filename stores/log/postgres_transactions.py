@@ -4,6 +4,7 @@ They have connections of their own, and never touch the lock that appends are se
 slow one holds up its own name and nothing else.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from calotype.stores.log.postgres_connecting import is_trouble, unavailable
+from calotype.stores.log.postgres_connecting import Connection, Database, Silence, is_trouble
 from calotype.stores.log.recorder import Fetch, Result
 from calotype.stores.log.statements import numbered
 
@@ -36,12 +37,9 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtext('calotype transaction'), hashtext
 class NamedTransactions:
     """Runs functions in transactions, in threads; connects when needed."""
 
-    def __init__(
-        self, connect: Callable[[], psycopg.Connection[Any]], settings: dict[str, Any]
-    ) -> None:
-        self._connect = connect
-        self._settings = settings
-        self._idle: deque[psycopg.Connection[Any]] = deque()
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._idle: deque[Connection] = deque()
         self.threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="log-transaction")
 
     def run(self, name: str, work: Callable[[Fetch], Result]) -> Result:
@@ -54,7 +52,7 @@ class NamedTransactions:
             with suppress(psycopg.Error):
                 connection.rollback()
             if is_trouble(error, connection):
-                raise unavailable(error, self._settings) from None
+                raise self._database.unavailable(error) from None
             raise
         finally:
             if not connection.closed:
@@ -64,18 +62,24 @@ class NamedTransactions:
     def close(self) -> None:
         """Waits for what runs, and closes the connections."""
         self.threads.shutdown()
-        while self._idle:
-            self._idle.pop().close()
+        self._close_idle()
 
-    def _begun(self, name: str) -> psycopg.Connection[Any]:
+    def _close_idle(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def _begun(self, name: str) -> Connection:
         """A connection inside a transaction that has the name for itself."""
         while True:
             idle = self._idle.pop() if self._idle else None
-            connection = idle or self._connect()
+            connection = idle or self._database.connect()
+            connection.until = time.monotonic() + self._database.options.batch_seconds
             try:
                 with connection.pipeline():
                     connection.execute(_BEGIN)
                     connection.execute(_LIMITS.format(WAIT_SECONDS, IDLE_SECONDS))
+                connection.until += WAIT_SECONDS
                 connection.execute(_LOCK, [name])
                 return connection
             except psycopg.Error as error:
@@ -83,8 +87,11 @@ class NamedTransactions:
                 died = connection.closed
                 with suppress(psycopg.Error):
                     connection.close()
+                if isinstance(error, Silence):
+                    self._close_idle()  # They lead to the same server.
+                    died = False
                 if idle is None or not died:
-                    raise unavailable(error, self._settings) from None
+                    raise self._database.unavailable(error) from None
 
 
 def fetch_on(connection: psycopg.Connection[Any]) -> Fetch:

@@ -8,6 +8,7 @@ serialised across processes, positions are in commit order and have no gaps.
 
 import asyncio
 import concurrent.futures
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,8 +24,10 @@ from eventsourcing.persistence import (
     Tracking,
 )
 
+from calotype.stores.log.health import WriteHealth
 from calotype.stores.log.leases import LeaseTerms
-from calotype.stores.log.log import Append, AppendQueue, Outcome, deliver
+from calotype.stores.log.log import Append, AppendQueue, LogUnavailable, Outcome, deliver
+from calotype.stores.log.options import LogOptions
 from calotype.stores.log.subscription import CommitWatch
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Table
@@ -55,11 +58,14 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     CLOCK: ClassVar[str]
     """SQL for the time now in seconds since 1970, by the clock that all processes share."""
 
-    def __init__(self, *, queue_limit: int = 4096, only_aggregates: bool = False) -> None:
-        super().__init__(self._write_for_ever, queue_limit)
+    def __init__(self, options: LogOptions, *, only_aggregates: bool = False) -> None:
+        super().__init__(self._write_for_ever, options.queue_limit)
+        self._options = options
+        self._health = WriteHealth(options.late_seconds)
         self._only_aggregates = only_aggregates
         self.lease_terms = LeaseTerms()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._asking: asyncio.Task[None] | None = None
 
     # ---- appending ----
 
@@ -87,7 +93,8 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
             batch = self.take(BATCH_LIMIT)
             if not batch:
                 break
-            self._write(batch)
+            with self._health.writing(batch[0].submitted_at):
+                self._write(batch)
         self._close_writer()
 
     def _write(self, batch: list[Append]) -> None:
@@ -105,6 +112,12 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         except Exception as error:
             log.exception("batch failed")
             outcomes += [(append, error) for append in ready]
+        away = next((one for _, one in outcomes if isinstance(one, LogUnavailable)), None)
+        if away is not None:
+            # Those that waited as long behind it need not find out for themselves.
+            late = self.take_older(time.monotonic() - self._options.batch_seconds)
+            outcomes += [(append, away) for append in late]
+            self._health.failed(str(away))
         deliver(outcomes)
 
     @abstractmethod
@@ -148,7 +161,23 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
 
     @abstractmethod
     async def ping(self) -> None:
-        """Raises LogUnavailable when the database does not answer."""
+        """Raises LogUnavailable when the database does not answer, or takes no writes."""
+
+    async def trouble(self) -> str | None:
+        """Why this process cannot work with its log now, or None; known within `late_seconds`.
+
+        Told by the writes that wait and by those that failed, and by asking the database.
+        """
+        if trouble := self._health.trouble(self.waiting_since):
+            return trouble
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self.ping())
+        # Asked once for all who want to know, and not cancelled: a late answer is an answer.
+        done, _ = await asyncio.wait((self._asking,), timeout=self._options.late_seconds)
+        if not done:
+            return f"no answer within {self._options.late_seconds:g} seconds"
+        error = self._asking.exception()
+        return None if error is None else str(error)
 
     @abstractmethod
     def watch(self) -> CommitWatch:

@@ -23,6 +23,7 @@ from eventsourcing.persistence import (
 )
 
 from calotype.stores.log.log import Append, LogUnavailable, Outcome
+from calotype.stores.log.options import LogOptions
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result, conflict
 from calotype.stores.log.sqlite_changes import check_fence, write_change
 from calotype.stores.log.sqlite_connections import ThreadConnections, fetch_on
@@ -60,12 +61,10 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     CLOCK = "((julianday('now') - 2440587.5) * 86400.0)"
 
-    def __init__(
-        self, path: str, *, queue_limit: int = 4096, only_aggregates: bool = False
-    ) -> None:
-        super().__init__(queue_limit=queue_limit, only_aggregates=only_aggregates)
+    def __init__(self, path: str, options: LogOptions, *, only_aggregates: bool = False) -> None:
+        super().__init__(options, only_aggregates=only_aggregates)
         self._path = path
-        self._connections = ThreadConnections(path)
+        self._connections = ThreadConnections(path, busy_seconds=options.batch_seconds)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="log-reader")
         # One, because they would wait for each other anyway.
         self._transactions = ThreadPoolExecutor(1, thread_name_prefix="log-transaction")
@@ -281,11 +280,12 @@ class SQLiteRecorder(GroupCommitRecorder):
         )
 
     def _write_now(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        try:
-            with self._connections.transaction() as connection:
-                return connection.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
+        with self._health.writing():
+            try:
+                with self._connections.transaction() as connection:
+                    return connection.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
 
     async def live_leases(self, prefix: str) -> set[str]:
         rows = self._connections.select(

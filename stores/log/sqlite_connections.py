@@ -12,10 +12,6 @@ from weakref import WeakSet
 from calotype.stores.log.log import LogUnavailable
 from calotype.stores.log.recorder import Fetch
 
-BUSY_SECONDS = 30.0
-"""How long a writer waits for the writers of other processes."""
-
-
 sqlite3.register_adapter(UUID, str)  # Ids are text in SQLite.
 
 
@@ -25,11 +21,18 @@ class ThreadConnection:
     Closing it under a running statement would crash the process, not raise.
     """
 
-    def __init__(self, path: str, cache_kilobytes: int = 4096, durable: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        cache_kilobytes: int = 4096,
+        durable: bool = True,
+        busy_seconds: float = 30.0,
+    ) -> None:
+        """`busy_seconds`: how long it waits for the writers of other processes."""
         self.using = threading.RLock()
         self.connection = sqlite3.connect(
             path,
-            timeout=BUSY_SECONDS,
+            timeout=busy_seconds,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=512,
@@ -62,10 +65,16 @@ def fetch_on(connection: sqlite3.Connection) -> Fetch:
 class ThreadConnections:
     """Gives each thread its connection, and closes those that are left at the end."""
 
-    def __init__(self, path: str, cache_kilobytes: int = 4096, durable: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        cache_kilobytes: int = 4096,
+        durable: bool = True,
+        busy_seconds: float = 30.0,
+    ) -> None:
         """What is committed survives a power loss, unless it need not be `durable`."""
         self.path = path
-        self._options = (cache_kilobytes, durable)
+        self._options = (cache_kilobytes, durable, busy_seconds)
         self._local = threading.local()
         self._open: WeakSet[ThreadConnection] = WeakSet()
         self._open_lock = threading.Lock()

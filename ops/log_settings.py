@@ -1,0 +1,39 @@
+"""Settings of the event log."""
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+_SCHEMES = ("postgresql://", "postgres://")
+
+
+class Log(BaseModel):
+    """`[log]`: the event log."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = ""
+    """sqlite:///path or postgresql://...; empty = SQLite in the data directory."""
+    queue_limit: int = Field(4096, ge=1)
+    """Changes waiting to be written; more are refused with 503."""
+    batch_seconds: float = Field(10.0, ge=1)
+    """How long the database may take to write or to answer before it counts as hung: what waited
+    is settled on another connection, or gets 503. On SQLite, how long to wait for its lock."""
+    connect_seconds: int = Field(5, ge=2)
+    """PostgreSQL: how long each host of the URL may take to accept a connection."""
+    prepared_statements: bool = True
+    """PostgreSQL: false behind PgBouncer in transaction mode, which then needs `listen_url` too."""
+    listen_url: str = ""
+    """PostgreSQL: URL that leads to the server itself, for notifications; empty = the URL above."""
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, url: str) -> str:
+        if url and not url.startswith(("sqlite:///", *_SCHEMES)):
+            raise ValueError("use sqlite:///path or postgresql://user:password@host/database")
+        return url
+
+    @field_validator("listen_url")
+    @classmethod
+    def _direct(cls, url: str) -> str:
+        if url and not url.startswith(_SCHEMES):
+            raise ValueError("use postgresql://user:password@host/database")
+        return url
