@@ -26,7 +26,7 @@ class Downloads:
     """
 
     def __init__(self, recorder: GroupCommitRecorder) -> None:
-        self._log = EventLog(recorder, lambda aggregate, events: (), cached_aggregates=0)
+        self._log = EventLog(recorder, lambda aggregate, events: (), cache_bytes=0)
         self._under_way: set[asyncio.Task[None]] = set()
 
     def note(

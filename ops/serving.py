@@ -131,10 +131,11 @@ async def _chores(
         sweeper.sweep_for_ever(parts, api.queries),
         watch_policy(settings.policy, api.use_policy, settings.property_protections),
     ]
+    cache_bytes = settings.log.cache_bytes
     if settings.followers.versions:
-        chores.append(wiring.versions_follower(parts).run())
+        chores.append(wiring.versions_follower(parts, cache_bytes).run())
     if settings.followers.audience:
-        chores.append(wiring.audience_follower(parts, api.feed.waking).run())
+        chores.append(wiring.audience_follower(parts, api.feed.waking, cache_bytes).run())
     if settings.audit.seal:
         chores.append(seal_for_ever(parts.log.recorder, signer, parts.process_id))
     if settings.webhooks.deliver:

@@ -3,6 +3,7 @@
 from ipaddress import ip_network
 
 from calotype.commands.downloads import Downloads
+from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
 from calotype.commands.parts import Limits, Parts
 from calotype.commands.usage import USAGE
 from calotype.http.conversation import Api
@@ -23,15 +24,18 @@ from calotype.projections.queries import Queries
 from calotype.projections.seal import SEAL_TABLES
 from calotype.projections.sinks.existing import AUDITS
 from calotype.projections.sinks.parked import PARKED, STATES
-from calotype.projections.spans import FOLLOWER, SPAN_TABLES, ImageSpans
+from calotype.projections.span_folding import ImageSpans
+from calotype.projections.spans import FOLLOWER, SPAN_TABLES
 from calotype.projections.tables import TABLES
 from calotype.projections.usage import recount
+from calotype.projections.version_snapshots import VERSION_SNAPSHOTS
 from calotype.projections.waking import Waking
 from calotype.stores.images.opening import open_driver
 from calotype.stores.log.leases import LeaseTerms
-from calotype.stores.log.log import EventLog
+from calotype.stores.log.log import CACHE_BYTES, EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.snapshots import SNAPSHOTS
 
 REST_SECONDS = 0.03
 """How long the audiences of events rest after a page: commands share the disk with them."""
@@ -39,7 +43,9 @@ REST_SECONDS = 0.03
 QUERY_TABLES = (
     *TABLES,
     *SPAN_TABLES,
+    VERSION_SNAPSHOTS,
     *SEAL_TABLES,
+    SNAPSHOTS,
     PARKED,
     STATES,
     AUDITS,
@@ -49,7 +55,7 @@ QUERY_TABLES = (
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
-    recorder = open_log(settings.log_url(), **settings.log.model_dump(exclude={"url"}))
+    recorder = open_log(settings.log_url(), **settings.log.model_dump(exclude={"url", "cache_bytes"}))
     recorder.lease_terms = LeaseTerms(**settings.leases.model_dump())
     return recorder
 
@@ -82,7 +88,13 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
     """What commands work with."""
     quotas = quotas_of(settings, recorder)
     return Parts(
-        log=EventLog(recorder, rows_of, quotas),
+        log=EventLog(
+            recorder,
+            rows_of,
+            quotas,
+            snapshots=IMAGE_SNAPSHOTS,
+            cache_bytes=settings.log.cache_bytes,
+        ),
         stores={settings.store.name: open_driver(settings.store.kind, settings.store_options())},
         default_store=settings.store.name,
         quotas=quotas,
@@ -95,23 +107,23 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
     )
 
 
-def versions_follower(parts: Parts) -> Follower:
+def versions_follower(parts: Parts, cache_bytes: int = CACHE_BYTES) -> Follower:
     """Keeps the tables of past moments up to date; runs in every process, one of which leads."""
     recorder = parts.log.recorder
     return Follower(
         recorder,
         FOLLOWER,
-        ImageSpans(recorder),
+        ImageSpans(recorder, snapshots=True, cache_bytes=cache_bytes),
         holder=parts.process_id,
         rest_seconds=0.05,
         rest_factor=2.0,
     )
 
 
-def audience_follower(parts: Parts, waking: Waking) -> Follower:
+def audience_follower(parts: Parts, waking: Waking, cache_bytes: int = CACHE_BYTES) -> Follower:
     """Keeps the table that the feeds of projects are read from; woken by every commit."""
     recorder = parts.log.recorder
-    fold = audience.EventAudience(recorder)
+    fold = audience.EventAudience(recorder, snapshots=IMAGE_SNAPSHOTS, cache_bytes=cache_bytes)
     return Follower(
         recorder,
         audience.FOLLOWER,

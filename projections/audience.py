@@ -16,8 +16,10 @@ from eventsourcing.persistence import Notification
 
 from calotype.commands.download import DataSent
 from calotype.commands.image import EVENT_TYPES, Image
-from calotype.projections.latest import CACHED_IMAGES, LatestImages
+from calotype.projections.latest import LatestImages
+from calotype.stores.log.log import CACHE_BYTES
 from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.snapshots import Snapshots
 from calotype.stores.log.tables import Change, Column, Index, Put, Table
 
 FOLLOWER = "event_audience_2"
@@ -56,8 +58,14 @@ def audience_of(image: Image | None) -> dict[str, str]:
 class EventAudience:
     """Folds pages of the log into rows of EVENT_AUDIENCE, for a `Follower`."""
 
-    def __init__(self, recorder: GroupCommitRecorder, cached_images: int = CACHED_IMAGES) -> None:
-        self._images = LatestImages(recorder, cached_images)
+    def __init__(
+        self,
+        recorder: GroupCommitRecorder,
+        *,
+        snapshots: Snapshots | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._images = LatestImages(recorder, snapshots=snapshots, cache_bytes=cache_bytes)
 
     def forget(self) -> None:
         """Drops the images that it remembers."""

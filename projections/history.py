@@ -1,4 +1,4 @@
-"""The history of one image, read straight from its events: never behind, and nothing kept for it.
+"""The history of one image, read straight from its events: never behind.
 
 Each change says when, who and by which request, and what it did to the image as the API shows it,
 as a JSON patch (RFC 6902). Applying all patches in order to nothing gives the present image.
@@ -14,20 +14,32 @@ import orjson
 from eventsourcing.persistence import StoredEvent
 
 from calotype.commands.image import EVENT_TYPES, Image, clock_text
+from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
 from calotype.commands.protections import Readable
 from calotype.projections.images import image_document, readable_document
 from calotype.projections.positions import Positions
-from calotype.stores.log.log import event_mapper
+from calotype.stores.log.log import event_mapper, keep
 from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.snapshots import SNAPSHOT, VERSION_AT, Row, Streams, bytes_of
 
-_EVENTS = (
+PAGE_BYTES = 4 << 20
+"""A page whose events have become this long ends early."""
+DOCUMENTS_BYTES = 16 << 20
+"""And one that has compared so many bytes of documents."""
+_PAGE = (
     "SELECT originator_version, topic, state, notification_id FROM stored_events "
-    "WHERE originator_id = :id ORDER BY originator_version"
+    "WHERE originator_id = :id AND originator_version > :version AND originator_version <= ("
+    "SELECT max(version) FROM (SELECT version, sum(size) OVER (ORDER BY version) - size AS before "
+    "FROM (SELECT originator_version AS version, length(state) AS size FROM stored_events "
+    "WHERE originator_id = :id AND originator_version > :version "
+    "ORDER BY originator_version LIMIT :limit) sizes) sums WHERE before < :bytes) "
+    "ORDER BY originator_version"
 )
 _DETAILS = ("member", "status", "store", "reason", "retained_until")
 """What an event may tell beside the patch. Places of bytes and names of processes stay inside."""
-_LONG = 64
-"""Histories of more events than this are folded in a thread."""
+_LONG, _LARGE_BYTES = 100, 256 << 10
+"""More events or bytes than this are folded in a thread."""
+_STREAMS = Streams(event_mapper(), IMAGE_SNAPSHOTS)
 
 Patch = list[dict[str, Any]]
 
@@ -87,40 +99,69 @@ async def history_of(
 ) -> History | None:
     """The changes after position `after`, at most `limit`, oldest first; None: no such image.
 
-    Custom properties that are not `readable` (None: all are) are in no patch.
+    Custom properties that are not `readable` (None: all are) are in no patch. A page ends early
+    where its events, or the documents that it compares, become long; it has at least one change
+    if there is any.
     """
-    rows = await recorder.fetch(_EVENTS, {"id": image_id})
-    rows = [row for row in rows if row[1] in EVENT_TYPES]  # Other things have ids and events too.
-    if not rows:
+    version = 0
+    before: list[Row] = []
+    if after:
+        version = (await recorder.fetch(VERSION_AT, {"id": image_id, "position": after}))[0][0]
+        if version:
+            before = await recorder.fetch(*_STREAMS.since(image_id, until=version + 1))
+    values = {"id": image_id, "version": version, "limit": limit + 1, "bytes": PAGE_BYTES}
+    page = await recorder.fetch(_PAGE, values, heavy=True)
+    rest: list[Row] = []
+    if len(page) > limit or bytes_of(page) >= PAGE_BYTES:
+        page = page[:limit]
+        rest = await recorder.fetch(*_STREAMS.since(image_id, page[-1][0]))
+    read = [*before, *page, *rest]
+    # Other things have ids and events too.
+    if not read or not (read[0][1] in EVENT_TYPES or read[0][1] == SNAPSHOT):
         return None
-    if len(rows) > _LONG:
-        return await asyncio.to_thread(fold_history, image_id, rows, after, limit, readable)
-    return fold_history(image_id, rows, after, limit, readable)
+    if len(read) > _LONG or bytes_of(read) > _LARGE_BYTES:
+        history, missing = await asyncio.to_thread(_folded, image_id, before, page, rest, readable)
+        keep(recorder, missing)
+        return history
+    return _folded(image_id, before, page, rest, readable)[0]
 
 
-def fold_history(
-    image_id: UUID,
-    rows: Sequence[tuple[Any, ...]],
-    after: int,
-    limit: int,
-    readable: Readable | None = None,
-) -> History:
-    """The same from rows `(version, topic, state, position)` that were read, all there are."""
+def _folded(
+    image_id: UUID, before: list[Row], page: list[Row], rest: list[Row], readable: Readable | None
+) -> tuple[History, list[Row]]:
+    """The history, and the snapshots that were missing on the way to it."""
+    image, missing = _STREAMS.fold_and_mend(None, image_id, before)
+    image, changes = changes_of(image, image_id, page, readable)
+    rest = [*((*row[:3], None) for row in page[len(changes) :]), *rest]
+    image, more_missing = _STREAMS.fold_and_mend(image, image_id, rest)
+    return History(image, changes, bool(rest)), missing + more_missing
+
+
+def changes_of(
+    image: Image | None, image_id: UUID, rows: Sequence[Row], readable: Readable | None = None
+) -> tuple[Any, list[Change]]:
+    """The image after events `(version, topic, state, position)`, and what each changed.
+
+    `image` is what it was before, and is changed. Fewer events are looked at than are given where
+    the documents become long.
+    """
     mapper = event_mapper()
-    image: Any = None
     changes: list[Change] = []
-    before: dict[str, Any] | None = None
+    before, documents_bytes = None, 0
+    if image is not None and rows:
+        before = shown_document(image, readable)
     for version, topic, state, position in rows:
+        if changes and documents_bytes >= DOCUMENTS_BYTES:
+            break
         event: Any = mapper.to_domain_event(StoredEvent(image_id, version, topic, bytes(state)))
-        wanted = position > after and len(changes) < limit
-        if wanted and image is not None and before is None:
-            before = shown_document(image, readable)
         image = event.mutate(image)
-        if wanted:
-            now = shown_document(image, readable)
-            changes.append(_change(event, position, difference(before, now)))
-            before = now
-    return History(image, changes, bool(changes) and changes[-1].version < rows[-1][0])
+        assert image is not None
+        document = readable_document(image_document(image), readable)
+        documents_bytes += len(document)
+        now: dict[str, Any] = orjson.loads(document)
+        changes.append(_change(event, position, difference(before, now)))
+        before = now
+    return image, changes
 
 
 def shown_document(image: Image, readable: Readable | None = None) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from calotype.projections.lives import (
     image_rows,
     span_rows,
 )
-from calotype.projections.spans import MOMENTS, SPAN_TABLES, ImageSpans, moment_rows
+from calotype.projections.span_folding import ImageSpans
+from calotype.projections.spans import MOMENTS, SPAN_TABLES, moment_rows
 from calotype.projections.tables import TABLES
 from calotype.projections.usage import counters_and_totals, recount
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder

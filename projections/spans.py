@@ -6,20 +6,16 @@ indexed query. The rows come from the same pure function that writes the live ta
 now cannot mean different things.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import orjson
 from eventsourcing.persistence import Notification, StoredEvent
 
-from calotype.commands.image import EVENT_TYPES, Image, api_time, clock_text
+from calotype.commands.image import Image, api_time, clock_text
 from calotype.projections.images import rows_of
 from calotype.projections.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
-from calotype.stores.log.log import event_mapper
-from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change, Column, Index, Put, Table, key_getter
 
 FOLLOWER = "image_versions_2"
@@ -27,15 +23,10 @@ FOLLOWER = "image_versions_2"
 FOREVER = 2**62
 """The end of a span that still holds."""
 OPEN_BLOCK = -1
-CACHED_IMAGES = 1024
 
 # In the index, so that rows which did not hold at the moment are passed over without a look.
 _AGE, _HELD = ("created_at", "id"), ("from_position", "to_position")
 _LEVEL_BITS, _STEP_BITS, _NUMBER_BITS = 56, 4, 16
-_OF_IMAGE = (
-    "SELECT originator_version, topic, state, notification_id FROM stored_events "
-    "WHERE originator_id = :id AND notification_id < :before ORDER BY originator_version"
-)
 
 
 def _spans_of(table: Table, name: str, *indexes: tuple[str, ...], where: str = "") -> Table:
@@ -100,7 +91,7 @@ Clocks of machines differ, positions do not: `clock` never runs backwards along 
 image that existed at a position has a later `created_at` than `newest_created_at`."""
 
 SPAN_TABLES = (IMAGE_SPANS, MEMBER_SPANS, TAG_SPANS, PROPERTY_SPANS, MOMENTS)
-_SPANS = {
+SPANS = {
     live: (spans, key_getter(live))
     for live, spans in (
         (IMAGES, IMAGE_SPANS),
@@ -109,10 +100,6 @@ _SPANS = {
         (PROPERTIES, PROPERTY_SPANS),
     )
 }
-_LAST_MOMENT = (
-    "SELECT clock, newest_created_at FROM {table} "
-    "WHERE position < :before ORDER BY position DESC LIMIT 1"
-)
 
 
 def block_of(start: int, end: int) -> int:
@@ -175,22 +162,25 @@ Noted = dict[Table, list[Span]]
 class ImageLife:
     """One image while its events are folded: its state, and which rows hold since when."""
 
-    __slots__ = ("_open", "image")
+    __slots__ = ("image", "open", "saved_version")
 
     def __init__(self) -> None:
         self.image: Any = None
-        self._open: dict[Table, dict[Any, Span]] = {}
+        self.open: dict[Table, dict[Any, Span]] = {}
+        """The rows that hold, by their table of spans and their key."""
+        self.saved_version = 0
+        """The version of the last snapshot; 0: there is none."""
 
     def apply(self, event: Any, position: int, noted: Noted) -> None:
         """Applies the image's next event; adds the spans that it begins and ends to `noted`."""
         self.image = event.mutate(self.image)
         number = 0
         for change in rows_of(self.image, [event]):
-            if change.table not in _SPANS:
+            if change.table not in SPANS:
                 continue
-            table, key_of = _SPANS[change.table]
+            table, key_of = SPANS[change.table]
             spans = noted.setdefault(table, [])
-            held = self._open.setdefault(table, {})
+            held = self.open.setdefault(table, {})
             rows = {key_of(row): row for row in change.rows}
             for key, span in list(held.items()):
                 if rows.get(key) == span.row:
@@ -207,9 +197,14 @@ class ImageLife:
                 spans.append(span)
                 number += 1
 
+    def about_bytes(self) -> int:
+        """What it takes in memory, about: the image twice as a document, and a row of each part."""
+        documents = sum(len(span.row[1]) for span in self.open.get(IMAGE_SPANS, {}).values())
+        return 3 * documents + 512 * sum(map(len, self.open.values()))
+
     def open_rows(self) -> Iterator[tuple[Table, tuple[Any, ...]]]:
         """The rows of the spans that still hold, each with its table of spans."""
-        for table, held in self._open.items():
+        for table, held in self.open.items():
             for span in held.values():
                 yield table, span.columns()
 
@@ -257,71 +252,3 @@ def moment_rows(
 def timestamp_in(state: bytes) -> datetime:
     """The time of a stored event of any type."""
     return datetime.fromisoformat(orjson.loads(bytes(state))["timestamp"])
-
-
-class ImageSpans:
-    """Folds pages of the log into spans, for a `Follower`. Works in any thread, one at a time."""
-
-    def __init__(
-        self,
-        recorder: GroupCommitRecorder,
-        cached_images: int = CACHED_IMAGES,
-        *,
-        moments: Table = MOMENTS,
-    ) -> None:
-        """`moments` is where the last moment before a page is looked up."""
-        self._recorder = recorder
-        self._cached_images = cached_images
-        self._moments = moments
-        self._mapper = event_mapper()
-        self._lives: OrderedDict[UUID, ImageLife] = OrderedDict()
-        self._moment: tuple[str, str] | None = None
-
-    def forget(self) -> None:
-        """Drops the images that it remembers."""
-        self._lives.clear()
-        self._moment = None
-
-    def fold(self, page: Sequence[Notification]) -> list[Change]:
-        """The spans and moments that these events, the next in the log, make or end."""
-        noted: Noted = {}
-        moments = [self._fold_one(notification, noted) for notification in page]
-        while len(self._lives) > self._cached_images:
-            self._lives.popitem(last=False)
-        return [*written(noted), Put(MOMENTS, moments)]
-
-    def _fold_one(self, notification: Notification, noted: Noted) -> tuple[int, str, str]:
-        if notification.topic in EVENT_TYPES:
-            life = self._life(notification)
-            event: Any = self._mapper.to_domain_event(stored_of(notification))
-            life.apply(event, notification.id, noted)
-            timestamp = event.timestamp
-        else:
-            timestamp = timestamp_in(notification.state)
-        before = self._moment or self._moment_before(notification.id)
-        self._moment = moment_after(before, notification.topic, timestamp)
-        return (notification.id, *self._moment)
-
-    def _moment_before(self, position: int) -> tuple[str, str]:
-        sql = _LAST_MOMENT.format(table=self._moments.name)
-        rows = self._recorder.fetch_now(sql, {"before": position})
-        return (rows[0][0], rows[0][1]) if rows else ("", "")
-
-    def _life(self, notification: Notification) -> ImageLife:
-        image_id = notification.originator_id
-        assert isinstance(image_id, UUID)
-        life = self._lives.get(image_id)
-        if life is None:
-            life = self._lives[image_id] = ImageLife()
-            if notification.originator_version > Image.INITIAL_VERSION:
-                self._load(life, image_id, notification.id)
-        self._lives.move_to_end(image_id)
-        return life
-
-    def _load(self, life: ImageLife, image_id: UUID, before: int) -> None:
-        noted: Noted = {}
-        rows = self._recorder.fetch_now(_OF_IMAGE, {"id": image_id, "before": before})
-        for version, topic, state, position in rows:
-            stored = StoredEvent(image_id, version, topic, bytes(state))
-            life.apply(self._mapper.to_domain_event(stored), position, noted)
-        written(noted)  # These spans are in the tables already.

@@ -20,7 +20,8 @@ DOORS = {
 }
 
 COMMAND_MODULES_FOR_PROJECTIONS = {
-    "image", "usage", "download", "policy", "protections", "questions", "errors", "keys"
+    "image", "image_snapshots", "usage", "download", "policy", "protections", "questions", "errors",
+    "keys",
 }  # fmt: skip
 """Projections fold events and ask who may see; they never run a command's handler."""
 

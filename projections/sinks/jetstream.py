@@ -21,6 +21,7 @@ from yarl import URL
 
 from calotype.commands.download import DataSent
 from calotype.commands.image import EVENT_TYPES
+from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
 from calotype.projections.audience import FULL
 from calotype.projections.cloudevents import encoded_event
 from calotype.projections.latest import LatestImages
@@ -57,7 +58,7 @@ class JetStreamTelling:
     """
 
     def __init__(self, recorder: GroupCommitRecorder, positions: Positions, prefix: str) -> None:
-        self._images = LatestImages(recorder)
+        self._images = LatestImages(recorder, snapshots=IMAGE_SNAPSHOTS)
         self._positions = positions
         self._prefix = prefix
 

@@ -10,6 +10,7 @@ from eventsourcing.persistence import Notification
 
 from calotype.commands.download import DataSent
 from calotype.commands.image import EVENT_TYPES
+from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
 from calotype.projections.latest import LatestImages
 from calotype.projections.positions import Positions
 from calotype.projections.sinks import glance
@@ -84,7 +85,7 @@ class OsloTelling:
     """Tells events of images, and downloads, as Glance would."""
 
     def __init__(self, recorder: GroupCommitRecorder, envelope: OsloEnvelope) -> None:
-        self._images = LatestImages(recorder)
+        self._images = LatestImages(recorder, snapshots=IMAGE_SNAPSHOTS)
         self._mapper = event_mapper()
         self._envelope = envelope
 

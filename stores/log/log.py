@@ -5,7 +5,8 @@ half, and `AppendQueue` stands between them.
 
 One command at a time per aggregate in this process; the recorder's version check keeps other
 processes honest. Aggregates are cached without asking the log whether they are current: what a
-command appends is checked by the log itself, and a refusal is believed only on fresh state.
+command appends is checked by the log itself, and a refusal is believed only when the log says that
+nothing has been appended since.
 """
 
 import asyncio
@@ -13,8 +14,9 @@ import concurrent.futures
 import random
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,7 +24,6 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 import orjson
-from eventsourcing.domain import Aggregate
 from eventsourcing.persistence import (
     IntegrityError,
     Mapper,
@@ -32,6 +33,16 @@ from eventsourcing.persistence import (
     Transcoder,
 )
 
+from calotype.stores.log.bounded_cache import BoundedCache
+from calotype.stores.log.snapshots import (
+    SNAPSHOT_EVENTS,
+    Row,
+    Snapshots,
+    Streams,
+    bytes_of,
+    is_due,
+    written,
+)
 from calotype.stores.log.tables import Change, Count
 
 if TYPE_CHECKING:
@@ -39,6 +50,10 @@ if TYPE_CHECKING:
 
 TRIES = 6
 """The first may be spent on a cached aggregate that turns out to be old."""
+CACHE_BYTES = 32 << 20
+"""What the cached aggregates of a process take at most, about."""
+MOST_ROWS_AT_ONCE, MOST_BYTES_AT_ONCE = 2 * SNAPSHOT_EVENTS, 1 << 20
+"""What is more is folded in a thread: a snapshot is missing, or the aggregate is large."""
 
 
 class LogFull(Exception):
@@ -211,7 +226,8 @@ class EventLog:
 
     `project(aggregate, events)` gives the query rows that must change together with the events;
     it runs in the recorder's writer thread, inside the same transaction. With `quotas`, what the
-    aggregates take up is counted in that transaction too.
+    aggregates take up is counted in that transaction too. With `snapshots`, loading an aggregate
+    costs about the same however many events it has.
     """
 
     def __init__(
@@ -220,22 +236,21 @@ class EventLog:
         project: Callable[[Any, Sequence[Any]], Sequence[Change]],
         quotas: Quotas | None = None,
         *,
-        cached_aggregates: int = 2048,
+        snapshots: Snapshots | None = None,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.recorder = recorder
         self._project = project
         self._quotas = quotas
         self._mapper = event_mapper()
-        self._cache: OrderedDict[UUID, Aggregate] = OrderedDict()
-        self._cached_aggregates = cached_aggregates
+        self._streams = Streams(self._mapper, snapshots)
+        self._cache: BoundedCache[UUID, Any] = BoundedCache(cache_bytes)
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
     async def load(self, aggregate_id: UUID) -> Any | None:
         """The aggregate as its events in the log make it now, or None if it has none."""
-        aggregate: Any = None
-        for stored in await self.recorder.select_events_async(aggregate_id):
-            aggregate = self._mapper.to_domain_event(stored).mutate(aggregate)  # type: ignore[attr-defined]
-        return aggregate
+        rows = await self.recorder.fetch(*self._streams.since(aggregate_id))
+        return await self._folded(None, aggregate_id, rows)
 
     async def create(self, aggregate: Any) -> None:
         """Appends a new aggregate's first events. Raises AlreadyExists when the id is taken."""
@@ -263,28 +278,53 @@ class EventLog:
         if lock is None:
             lock = self._locks[aggregate_id] = asyncio.Lock()
         async with lock:
+            # Taken out of the cache, so that a failure half-way leaves no half-changed copy.
+            aggregate: Any = self._cache.pop(aggregate_id)
+            current = aggregate is None  # What is loaded is current, what was cached may be old.
             for attempt in range(TRIES):
-                # Taken out of the cache, so that a failure half-way leaves no half-changed copy.
-                aggregate: Any = self._cache.pop(aggregate_id, None)
-                cached = aggregate is not None
-                if not cached:
+                if aggregate is None:
                     aggregate = await self.load(aggregate_id)
                 before = aggregate.usage if aggregate and self._quotas else None
+                refusal: Exception | None = None
                 try:
                     check(aggregate)
                     wish(aggregate, *arguments, **details)
-                except Exception:
-                    if cached:
-                        continue  # The refusal may rest on old state: look again.
-                    raise
-                if cached and not aggregate.pending_events:
-                    continue
-                try:
-                    await self._append(aggregate, before)
+                except Exception as error:
+                    refusal = error
+                if refusal is None and aggregate.pending_events:
+                    try:
+                        await self._append(aggregate, before)
+                        return aggregate
+                    except IntegrityError:  # Another process was first.
+                        aggregate, current = None, True
+                        await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                        continue
+                # A refusal, or a wish that changes nothing, must not rest on an old version.
+                newer = () if current else await self._newer(aggregate)
+                if not newer:
+                    self._remember(aggregate)
+                    if refusal is not None:
+                        raise refusal
                     return aggregate
-                except IntegrityError:  # Another process was first.
-                    await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                current = True
+                if aggregate.pending_events:
+                    aggregate = None
+                else:
+                    aggregate = await self._folded(aggregate, aggregate_id, newer)
         raise TooManyConflicts(aggregate_id)
+
+    async def _newer(self, aggregate: Any) -> Sequence[Row]:
+        """What has been appended to the aggregate since this state, but for what is pending."""
+        version = aggregate.version - len(aggregate.pending_events)
+        return await self.recorder.fetch(*self._streams.since(aggregate.id, version))
+
+    async def _folded(self, aggregate: Any, aggregate_id: UUID, rows: Sequence[Row]) -> Any:
+        if len(rows) <= MOST_ROWS_AT_ONCE and bytes_of(rows) <= MOST_BYTES_AT_ONCE:
+            return self._streams.fold(aggregate, aggregate_id, rows)
+        mend = self._streams.fold_and_mend
+        aggregate, missing = await asyncio.to_thread(mend, aggregate, aggregate_id, rows)
+        keep(self.recorder, missing)
+        return aggregate
 
     async def _append(self, aggregate: Any, before: Any) -> None:
         events = aggregate.collect_events()
@@ -292,13 +332,18 @@ class EventLog:
             future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
             stored = list(map(self._mapper.to_stored_event, events))
             project, quotas = self._project, self._quotas
+            snapshots = self._streams.snapshots
             ceilings: Any = None
             if quotas is not None and quotas.limited:
                 ceilings = await quotas.ceilings(before, aggregate)
 
             def changes() -> Sequence[Change]:
-                rows = project(aggregate, events)
-                return [*rows, *quotas.counts(before, aggregate, ceilings)] if quotas else rows
+                rows = list(project(aggregate, events))
+                if quotas is not None:
+                    rows += quotas.counts(before, aggregate, ceilings)
+                if snapshots is not None and is_due(aggregate.version, stored):
+                    rows.append(written([snapshots.row(aggregate)]))
+                return rows
 
             self.recorder.submit(Append(stored, changes, None, future))
             try:
@@ -306,9 +351,25 @@ class EventLog:
             except OverLimit as over:
                 assert quotas is not None
                 raise quotas.refusal(over, events[-1]) from None
-        self._cache[aggregate.id] = aggregate
-        if len(self._cache) > self._cached_aggregates:
-            self._cache.popitem(last=False)
+        self._remember(aggregate)
+
+    def _remember(self, aggregate: Any) -> None:
+        """Keeps the aggregate for the next command, unless it is half changed."""
+        if aggregate is not None and not aggregate.pending_events:
+            snapshots = self._streams.snapshots
+            size = len(snapshots.encode(aggregate)) if snapshots is not None else 0
+            self._cache.put(aggregate.id, aggregate, size)
+
+
+def keep(recorder: "GroupCommitRecorder", snapshots: Sequence[Row]) -> None:
+    """Has these rows of SNAPSHOTS written, without waiting for it.
+
+    Where that fails, the next one who misses them tries again.
+    """
+    if snapshots:
+        future: concurrent.futures.Future[list[int]] = concurrent.futures.Future()
+        with suppress(LogFull, LogUnavailable):
+            recorder.submit(Append((), lambda: [written(snapshots)], None, future))
 
 
 def deliver(outcomes: Sequence[tuple[Append, Outcome]]) -> None:

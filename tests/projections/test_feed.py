@@ -149,7 +149,7 @@ async def test_each_project_is_told_exactly_what_the_rule_says_in_order(
     monkeypatch.setattr(feed, "CHUNK_EVENTS", 3)
     await live(EventLog(recorder, rows_of), random.Random(seed), 150)
     # Two images remembered, so that most are loaded from the log again.
-    fold = EventAudience(recorder, cached_images=2)
+    fold = EventAudience(recorder, cache_bytes=2 * 6000)
     await Follower(recorder, audience.FOLLOWER, fold, holder="x", page_events=7).catch_up()
     right = expected(recorder)
     assert any(view == "withdrawn" for project in PROJECTS for _, view in right[project])

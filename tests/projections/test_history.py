@@ -3,13 +3,12 @@
 import importlib.util
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant
 
-from calotype.projections.history import difference, fold_history, shown_document
+from calotype.projections.history import changes_of, difference, shown_document
 from calotype.stores.log.log import event_mapper
 
 
@@ -51,27 +50,25 @@ class HistoryLife(_image_life()):  # type: ignore[misc]
 
     @invariant()
     def the_patches_give_the_present_image(self) -> None:
-        found = fold_history(self.image.id, self.rows(), 0, 10**6)
+        _, changes = changes_of(None, self.image.id, self.rows())
         document = None
-        for change in found.changes:
+        for change in changes:
             document = patched(document, change.patch)
         assert document == shown_document(self.image)
-        assert len(found.changes) == len(self.events)
-        assert not found.more
+        assert len(changes) == len(self.events)
 
     @invariant()
     def pages_are_the_whole_in_parts(self) -> None:
         rows = self.rows()
-        whole = fold_history(self.image.id, rows, 0, 10**6).changes
-        after, parts = 0, []
-        while True:
-            page = fold_history(self.image.id, rows, after, 3)
-            parts += page.changes
-            if not page.more:
-                break
-            after = page.changes[-1].position
+        _, whole = changes_of(None, self.image.id, rows)
+        image, parts = None, []
+        while rows:
+            image, changes = changes_of(image, self.image.id, rows[:3])
+            parts += changes
+            rows = rows[3:]
         assert parts == whole
-        assert fold_history(UUID(int=1), rows, 10**6, 3).changes == []
+        assert image is not None
+        assert vars(image) == {**vars(self.image), "_pending_events": []}
 
 
 HistoryLife.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)

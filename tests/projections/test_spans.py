@@ -14,6 +14,7 @@ from calotype.commands.image import create
 from calotype.commands.policy import Cause
 from calotype.projections.following import Follower, reached
 from calotype.projections.images import rows_of
+from calotype.projections.span_folding import ImageSpans
 from calotype.projections.spans import (
     FOLLOWER,
     FOREVER,
@@ -23,7 +24,6 @@ from calotype.projections.spans import (
     PROPERTY_SPANS,
     SPAN_TABLES,
     TAG_SPANS,
-    ImageSpans,
     block_of,
     blocks_at,
 )
@@ -144,7 +144,7 @@ async def test_open_spans_are_exactly_the_live_rows(recorder: GroupCommitRecorde
 async def test_spans_are_a_function_of_the_log_alone(recorder: GroupCommitRecorder) -> None:
     """Page by page with nothing remembered, or in one go: the same rows in every table."""
     await _live(recorder, random.Random(11), 60)
-    spans = ImageSpans(recorder, cached_images=1)
+    spans = ImageSpans(recorder, cache_bytes=0)
     follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3)
     while await follower._step():
         spans.forget()
