@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from calotype.commands import deletion
 from calotype.commands.errors import CalotypeError
 from calotype.commands.image import Image, create
+from calotype.commands.image_snapshots import decode_image, encode_image
 from calotype.commands.policy import Cause
 from calotype.commands.states import DOOMED, INTENDED, RETAINED, STORED
 from calotype.commands.usage import counts
@@ -209,6 +210,12 @@ class ImageLife(RuleBasedStateMachine):
             again = mapper.to_domain_event(mapper.to_stored_event(event)).mutate(again)
         assert vars(again) == vars(self.image)
         assert rows_of(again, self.events) == rows_of(self.image, self.events)
+
+    @invariant()
+    def a_snapshot_holds_it_all(self) -> None:
+        again = decode_image(encode_image(self.image))
+        assert vars(again) == vars(self.image)
+        assert encode_image(again) == encode_image(self.image)
 
 
 ImageLife.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -20,7 +20,8 @@ from calotype.projections.sinks.delivery import Delivery
 from calotype.projections.sinks.existing import AUDITS, Existing, beginning_of, end_of
 from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
 from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
-from calotype.projections.spans import FOLLOWER, ImageSpans
+from calotype.projections.span_folding import ImageSpans
+from calotype.projections.spans import FOLLOWER
 from calotype.stores.log.log import Append, event_mapper
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

@@ -17,7 +17,7 @@ from calotype.projections.audience import EventAudience
 from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
 from calotype.projections.prints import PRINTS
-from calotype.projections.spans import ImageSpans
+from calotype.projections.span_folding import ImageSpans
 from calotype.projections.verifying import differences
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
