@@ -55,7 +55,8 @@ QUERY_TABLES = (
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
-    recorder = open_log(settings.log_url(), **settings.log.model_dump(exclude={"url", "cache_bytes"}))
+    options = settings.log.model_dump(exclude={"url", "cache_bytes"})
+    recorder = open_log(settings.log_url(), **options)
     recorder.lease_terms = LeaseTerms(**settings.leases.model_dump())
     return recorder
 

@@ -21,7 +21,8 @@ from eventsourcing.persistence import StoredEvent
 from calotype.commands import fields as rules
 from calotype.commands.image import Image, create
 from calotype.commands.policy import Cause
-from calotype.ops.settings import Log, Settings
+from calotype.ops.log_settings import Log
+from calotype.ops.settings import Settings
 from calotype.ops.wiring import migrate, recorder_of
 from calotype.projections.images import rows_of
 from calotype.stores.log.log import Append, event_mapper
