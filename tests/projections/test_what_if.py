@@ -63,9 +63,11 @@ def _step(op: str, name: str, value: Any = None) -> Operation:
     return Operation(op, (name,), value)
 
 
-def _wishes(parts: Parts, image_id: str, n: int) -> list[Any]:
-    """Every command, each with something of `n` in it; they are called with actor and cause."""
-    value = f"v{n}"
+def _wishes(parts: Parts, image_id: str, n: int, value: str) -> list[Any]:
+    """Every command, each with something of `n` in it; they are called with actor and cause.
+
+    `value` is another one each time: a property that keeps its value leaves no trace to judge.
+    """
     updates = [
         [_step("replace", "visibility", VISIBILITIES[n % 4])],
         [_step("replace", "name", f"n{n % 3}"), _step("add", "z", value)],
@@ -117,7 +119,7 @@ async def _live(parts: Parts, steps: Any, then: Policy) -> set[int]:
     recorder = parts.log.recorder
     for number, (who, what, which, n) in enumerate([(0, 0, 0, 0), (2, 0, 0, 1), *steps]):
         image_id = images[which % len(images)] if images else "none"
-        wishes = _wishes(parts, image_id, n)
+        wishes = _wishes(parts, image_id, n, f"v{number}")
         wish = wishes[what % len(wishes)] if images else wishes[0]
         was_refused = False
         for policy in (then, now):
