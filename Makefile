@@ -7,13 +7,14 @@ TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 KEYSTONE := .venv-keystone
 CEILOMETER := .venv-ceilometer
+JAVASCRIPT := tests/clients/cloudevents_js
 
 .PHONY: serve test test-long tools test-quick lint bench clean
 
 serve: $(VENV)/.service
 	$(BIN)/calotype serve
 
-test: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools
+test: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools $(JAVASCRIPT)/node_modules/.installed
 	$(BIN)/python -m pytest -m "not long" --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 25
 
 # What takes more than a minute: before a release, an hour at most.
@@ -38,6 +39,16 @@ tools:
 				--no-install-recommends rabbitmq-server; \
 		else \
 			echo "Without sudo apt install rabbitmq-server, or CALOTYPE_TEST_AMQP, tests are skipped"; \
+		fi; \
+	fi
+
+	@if ! command -v npm >/dev/null; then \
+		if [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+				--no-install-recommends nodejs npm; \
+		else \
+			echo "The tests read events with JavaScript: sudo apt install nodejs npm"; \
+			exit 1; \
 		fi; \
 	fi
 
@@ -73,5 +84,10 @@ $(CEILOMETER)/.installed: ops/backends/ceilometer-requirements.txt
 	$(CEILOMETER)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
+# The SDK for CloudEvents that JavaScript programs use.
+$(JAVASCRIPT)/node_modules/.installed: $(JAVASCRIPT)/package-lock.json | tools
+	cd $(JAVASCRIPT) && npm ci --no-audit --no-fund --loglevel=error
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(KEYSTONE) $(CEILOMETER) build dist *.egg-info
+	rm -rf $(VENV) $(KEYSTONE) $(CEILOMETER) $(JAVASCRIPT)/node_modules build dist *.egg-info

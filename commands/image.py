@@ -51,6 +51,8 @@ class Image(Aggregate):
     MemberRemoved: TypeAlias = events.MemberRemoved
 
     class Created(Event, Aggregate.Created):
+        """An image was registered; it is queued, without data."""
+
         TOPIC = "image.created"
         image_id: str
         fields: dict[str, Any]
@@ -58,7 +60,7 @@ class Image(Aggregate):
         properties: dict[str, str | None]
 
     class UploadStarted(Event):
-        """The intent: bytes are about to be written at `url` by the process `holder`.
+        """Bytes are about to be written at `url` by the process `holder`.
 
         `announced_size` is how many will come, where the client has said it: so many bytes are
         taken up from now on.
@@ -87,7 +89,7 @@ class Image(Aggregate):
             image.changed_on = self.timestamp
 
     class UploadFailed(Event):
-        """The upload ended without data; whatever it wrote is garbage."""
+        """The upload ended without data; whatever it wrote is removed."""
 
         TOPIC = "image.upload_failed"
         upload_id: str

@@ -59,6 +59,8 @@ class Updated(ImageEvent):
 
 
 class TagAdded(ImageEvent):
+    """A tag was added."""
+
     TOPIC = "image.tag_added"
     tag: str
 
@@ -68,6 +70,8 @@ class TagAdded(ImageEvent):
 
 
 class TagRemoved(ImageEvent):
+    """A tag was removed."""
+
     TOPIC = "image.tag_removed"
     tag: str
 
@@ -102,6 +106,8 @@ class LocationsChanged(ImageEvent):
 
 
 class Deactivated(ImageEvent):
+    """The image's data is closed to all but administrators."""
+
     TOPIC = "image.deactivated"
 
     def apply(self, image: "Image") -> None:
@@ -110,6 +116,8 @@ class Deactivated(ImageEvent):
 
 
 class Reactivated(ImageEvent):
+    """The image's data is open again, as before it was deactivated."""
+
     TOPIC = "image.reactivated"
 
     def apply(self, image: "Image") -> None:
@@ -121,7 +129,7 @@ class Deleted(ImageEvent):
     """The image is gone for its users; its id stays taken.
 
     Until `retained_until` it can be restored, and its bytes are kept. Without that they are
-    garbage at once, as is what an upload was writing.
+    removed at once, as is what an upload was writing.
     """
 
     TOPIC = "image.deleted"
@@ -167,7 +175,7 @@ class Restored(ImageEvent):
 
 
 class Purged(ImageEvent):
-    """The intent: what a deleted image had kept is about to be removed, and why.
+    """What a deleted image had kept is about to be removed, and why.
 
     From here on it cannot be restored; `image.data_removed` tells when bytes are gone.
     """
@@ -188,7 +196,7 @@ class Purged(ImageEvent):
 
 
 class DataRemoved(ImageEvent):
-    """Garbage bytes of this image are known to be gone from their store."""
+    """Bytes at `url` that the image has no use for any more are gone from their store."""
 
     TOPIC = "image.data_removed"
     url: str
@@ -199,6 +207,8 @@ class DataRemoved(ImageEvent):
 
 
 class MemberAdded(ImageEvent):
+    """The image was offered to the project `member`, whose answer is pending."""
+
     TOPIC = "image.member_added"
     member: str
 
@@ -209,6 +219,8 @@ class MemberAdded(ImageEvent):
 
 
 class MemberStatusSet(ImageEvent):
+    """The answer to the offer: `status` is accepted, rejected or pending again."""
+
     TOPIC = "image.member_status_set"
     member: str
     status: str
@@ -219,6 +231,8 @@ class MemberStatusSet(ImageEvent):
 
 
 class MemberRemoved(ImageEvent):
+    """The offer to the project `member` was withdrawn."""
+
     TOPIC = "image.member_removed"
     member: str
 

@@ -7,6 +7,7 @@ from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import NotFound
 from calotype.http.conversation import refuse_body
 from calotype.projections.catalogue import asyncapi, catalogue, schema_of, version_of
+from calotype.projections.cloudevents import topic_of
 
 _LASTING = "public, max-age=300"
 
@@ -20,7 +21,7 @@ async def index(request: web.Request) -> web.Response:
 async def schema(request: web.Request) -> web.Response:
     """GET /log/v1/schemas/{type}: the JSON Schema of its data, also in an older `version`."""
     refuse_body(request)
-    topic = request.match_info["type"]
+    topic = topic_of(request.match_info["type"])
     kind = LOG_EVENT_TYPES.get(topic)
     if kind is None:
         raise NotFound("There is no event type of that name; see /log/v1/schemas.")

@@ -20,6 +20,7 @@ from calotype.commands.errors import CalotypeError, NotFound
 from calotype.ops import wiring
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import SettingsError, load_settings
+from calotype.projections.cloudevents import topic_of
 from calotype.projections.consumer_requests import (
     BEGINNING,
     checked_name,
@@ -201,7 +202,7 @@ def parked(
         return
     table = Table("position", "type", "image", "attempts", "parked at", "error")
     for row in rows:
-        kind = row["event"]["type"] if row["event"] else ""
+        kind = topic_of(row["event"]["type"]) if row["event"] else ""
         told = [row["position"], kind, row["image"], str(row["attempts"]), row["parked_at"]]
         table.add_row(*[Text(cell, overflow="fold") for cell in [*told, row["error"] or ""]])
     Console().print(table)

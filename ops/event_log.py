@@ -12,7 +12,6 @@ from eventsourcing.persistence import Notification
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Invalid
 from calotype.ops import wiring
 from calotype.ops.exporting import FORMS, Export, row_of
@@ -21,6 +20,7 @@ from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings import SettingsError, load_settings
 from calotype.projections.catalogue import asyncapi
 from calotype.projections.cloudevents import encoded_event
+from calotype.projections.feed import known_types
 from calotype.projections.positions import Positions, positions_now
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -170,11 +170,11 @@ def _progress(what: str, total: int) -> Iterator[Any]:
         yield lambda amount: progress.advance(task, amount)
 
 
-def _known_types(types: list[str] | None) -> list[str]:
-    for name in types or ():
-        if name not in LOG_EVENT_TYPES:
-            raise SettingsError(f"--type: there is no event type '{name}'")
-    return types or []
+def _known_types(types: list[str] | None) -> tuple[str, ...]:
+    try:
+        return known_types(types or (), "--type")
+    except Invalid as error:
+        raise SettingsError(f"--type: {error.explanation}") from None
 
 
 def _decoded(positions: Positions, text: str, name: str) -> int:

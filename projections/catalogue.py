@@ -11,7 +11,14 @@ from uuid import UUID
 from calotype.commands.download import LOG_EVENT_TYPES, DataSent
 from calotype.commands.image import Image
 from calotype.projections.audience import FULL, OWN, SHARED, WITHDRAWN
-from calotype.projections.cloudevents import SCHEMAS, cloud_event, shown_in
+from calotype.projections.cloudevents import (
+    INTERNAL,
+    SCHEMAS,
+    cloud_event,
+    schema_urn,
+    shown_in,
+    type_of,
+)
 from calotype.projections.positions import Positions
 
 EventType = type[Image.Event] | type[DataSent]
@@ -119,7 +126,7 @@ def schema_of(topic: str, version: int | None = None) -> dict[str, Any]:
     """
     kind = LOG_EVENT_TYPES[topic]
     version = version or version_of(kind)
-    fields = fields_of(kind, version)
+    fields = {n: hint for n, hint in fields_of(kind, version).items() if n not in INTERNAL}
     told = {view: shown_in(view, topic) or frozenset() for view in (OWN, SHARED, WITHDRAWN)}
     properties: dict[str, Any] = {}
     for name, hint in fields.items():
@@ -130,14 +137,12 @@ def schema_of(topic: str, version: int | None = None) -> dict[str, Any]:
         "minimum": 1,
         "description": "The event's number in the life of what it happened to, counting from 1.",
     }
-    if version > 1:
-        properties["class_version"] = {"const": version, "x-shown-to": [FULL]}
     of_views = [[name for name in fields if name in shown] for shown in told.values()]
     newest = version == version_of(kind)
     return {
         "$schema": DIALECT,
-        "$id": f"{SCHEMAS}/{topic}?version={version}",
-        "title": topic,
+        "$id": schema_urn(topic, version),
+        "title": type_of(topic),
         "description": " ".join(_description(kind).split()),
         "x-version": version,
         "type": "object",
@@ -153,10 +158,10 @@ def catalogue() -> dict[str, Any]:
     return {
         "types": [
             {
-                "type": topic,
+                "type": type_of(topic),
                 "version": version_of(kind),
                 "description": " ".join(_description(kind).split()),
-                "schema": f"{SCHEMAS}/{topic}",
+                "schema": f"{SCHEMAS}/{type_of(topic)}",
                 "sample": sample_event(topic),
             }
             for topic, kind in sorted(LOG_EVENT_TYPES.items())
@@ -216,8 +221,8 @@ def _message(topic: str) -> dict[str, Any]:
     versions = range(version_of(LOG_EVENT_TYPES[topic]), 0, -1)
     schemas = [_without_place(schema_of(topic, version)) for version in versions]
     return {
-        "name": topic,
-        "title": topic,
+        "name": type_of(topic),
+        "title": type_of(topic),
         "summary": schemas[0]["description"],
         "contentType": "application/cloudevents+json",
         "payload": {
@@ -227,11 +232,11 @@ def _message(topic: str) -> dict[str, Any]:
                 "specversion": {"const": "1.0"},
                 "id": {"type": "string", "description": "The event's position in the log."},
                 "source": {"type": "string", "format": "uri"},
-                "type": {"const": topic},
+                "type": {"const": type_of(topic)},
                 "subject": {"type": "string", "format": "uuid", "description": "The image."},
                 "time": {"type": "string", "format": "date-time"},
                 "datacontenttype": {"const": "application/json"},
-                "dataschema": {"type": "string", "format": "uri-reference"},
+                "dataschema": {"type": "string", "format": "uri"},
                 "view": {"enum": [FULL, OWN, SHARED, WITHDRAWN]},
                 "traceparent": {"type": "string"},
                 "requestid": {"type": "string"},
@@ -275,6 +280,10 @@ def _sample(name: str, hint: Any) -> Any:
 
 
 def _description(kind: type) -> str:
-    own = vars(kind).get("__doc__") or ""
-    # A dataclass without words of its own documents itself with its signature.
-    return "" if own.startswith(f"{kind.__name__}(") else own
+    """The words of the class, or of the one that the library has put another in front of."""
+    for known in kind.__mro__:
+        own = vars(known).get("__doc__") or ""
+        # A dataclass without words of its own documents itself with its signature.
+        if own and not own.startswith(f"{known.__name__}("):
+            return own
+    raise LookupError(f"{kind} says nothing of itself")

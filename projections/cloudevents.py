@@ -15,8 +15,13 @@ from calotype.projections.audience import FULL, OWN, SHARED, WITHDRAWN
 from calotype.projections.positions import Positions
 
 SCHEMAS = "/log/v1/schemas"
-SNAPSHOT = "image.snapshot"
+TYPE_PREFIX = "org.calotype."
+"""What the types of events begin with outside of the log, so that they are nobody else's."""
+SNAPSHOT = TYPE_PREFIX + "image.snapshot"
 """The type of the events that a snapshot is made of; none of the log has it."""
+_SCHEMA = "urn:calotype:schema:"
+INTERNAL = frozenset({"originator_topic", "class_version", "command_id"})
+"""Fields of a stored event's state that only the log itself has use for; nobody is shown them."""
 
 _SHOWN_TO_MEMBERS = frozenset(
     {
@@ -51,15 +56,30 @@ _SHOWN_TO_OWNERS = _SHOWN_TO_MEMBERS | {
     "retained_until",
 }
 SHOWN = {OWN: _SHOWN_TO_OWNERS, SHARED: _SHOWN_TO_MEMBERS, WITHDRAWN: frozenset({"timestamp"})}
-"""The fields of an event's state that each view shows; the view `full` shows all.
+"""The fields of an event's state that each view shows; the view `full` shows all but `INTERNAL`.
 
 Places of bytes and names of processes are for operators; who did it and by which request is for
 the owner as well."""
 _WHO = frozenset({"actor", "request_id", "traceparent"})
 
 
+def type_of(topic: str) -> str:
+    """The type that events of this topic have outside of the log."""
+    return TYPE_PREFIX + topic
+
+
+def topic_of(name: str) -> str:
+    """The topic in the log of a type, which callers may also name without its prefix."""
+    return name.removeprefix(TYPE_PREFIX)
+
+
+def schema_urn(topic: str, version: int) -> str:
+    """The name of the schema of the data of such events, which `SCHEMAS` gives out."""
+    return f"{_SCHEMA}{type_of(topic)}:{version}"
+
+
 def shown_in(view: str, topic: str) -> frozenset[str] | None:
-    """The fields that the view shows of events of this type; None: all.
+    """The fields that the view shows of events of this type; None: all but `INTERNAL`.
 
     Owners learn that their image was read, and not by which stranger.
     """
@@ -80,16 +100,20 @@ def cloud_event(
 ) -> dict[str, Any]:
     """The CloudEvent of one stored event, whose decoded state is given, as the view shows it."""
     shown = shown_in(view, topic)
-    told = {k: v for k, v in state.items() if shown is None or k in shown}
+    told = {
+        name: value
+        for name, value in state.items()
+        if (name not in INTERNAL if shown is None else name in shown)
+    }
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": positions.encode(position),
         "source": source_of(positions),
-        "type": topic,
+        "type": type_of(topic),
         "subject": str(originator_id),
         "time": state["timestamp"],
         "datacontenttype": "application/json",
-        "dataschema": f"{SCHEMAS}/{topic}?version={state.get('class_version', 1)}",
+        "dataschema": schema_urn(topic, state.get("class_version", 1)),
         "view": view,
     }
     if told.get("traceparent"):
@@ -130,7 +154,7 @@ def encoded_snapshot(
             "type": SNAPSHOT,
             "subject": str(image_id),
             "datacontenttype": "application/json",
-            "dataschema": "/v2/schemas/image",
+            "dataschema": f"{_SCHEMA}image",
             "view": view,
             "data": orjson.Fragment(document.encode()),
         }

@@ -23,6 +23,7 @@ from calotype.commands.errors import LimitExceeded, NotFound, Unavailable
 from calotype.commands.image import clock_text
 from calotype.projections import consumer_account as account
 from calotype.projections import consumer_answers
+from calotype.projections.cloudevents import topic_of
 from calotype.projections.consumer_account import (
     Claim,
     Consumer,
@@ -392,7 +393,7 @@ class Consumers:
 def _image_of(event: bytes) -> str:
     """The image whose order the event belongs to: its subject, or what was downloaded."""
     told = orjson.loads(event)
-    downloaded = told["type"] == DataSent.TOPIC
+    downloaded = topic_of(told["type"]) == DataSent.TOPIC
     return str(UUID(told["data"]["image_id"]) if downloaded else told["subject"])
 
 

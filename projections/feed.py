@@ -16,7 +16,7 @@ from calotype.commands.download import LOG_EVENT_TYPES
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.policy import Actor, may, require_call
 from calotype.projections.audience import EVENT_AUDIENCE, FOLLOWER, FULL, OWN, SHARED
-from calotype.projections.cloudevents import encoded_event, encoded_snapshot
+from calotype.projections.cloudevents import encoded_event, encoded_snapshot, topic_of
 from calotype.projections.positions import Positions, positions_of
 from calotype.projections.spans import (
     FOLLOWER as SPANS_FOLLOWER,
@@ -118,8 +118,11 @@ def reader_of(actor: Actor) -> str | None:
 
 
 def known_types(names: Iterable[str], field: str = "types") -> tuple[str, ...]:
-    """The event types, each once and in order. Raises Invalid for one that does not exist."""
-    types = tuple(sorted(set(names)))
+    """The topics of event types, named with their prefix or without, each once and in order.
+
+    Raises Invalid for one that does not exist.
+    """
+    types = tuple(sorted({topic_of(name) for name in names}))
     for name in types:
         if name not in LOG_EVENT_TYPES:
             shown = name.encode("utf-8", "replace").decode()[:40]

@@ -17,7 +17,7 @@ from calotype.commands.errors import Conflict, Forbidden, Invalid, NotFound, Una
 from calotype.commands.image import clock_text
 from calotype.commands.policy import Actor, Policy, may, require_call, with_implied
 from calotype.commands.protections import Readable
-from calotype.projections.cloudevents import source_of
+from calotype.projections.cloudevents import source_of, type_of
 from calotype.projections.consumer_account import Wishes
 from calotype.projections.consumer_state import described_now, described_parked, moment_text
 from calotype.projections.consumers import Consumers
@@ -30,7 +30,7 @@ from calotype.projections.webhooks.vault import Locked
 
 READ, CHANGE, ALL = "get_webhooks", "modify_webhooks", "manage_all_webhooks"
 """The rules of the policy: reading one's own, changing them, and those of everybody."""
-TEST_EVENT = "calotype.test"
+TEST_EVENT = type_of("webhook.test")
 TESTS_AT_ONCE = 8
 LONGEST_OVERLAP_SECONDS = 30 * 86400.0
 _OF_CONSUMER = ("position", "lag", "waiting", "parked", "stopped")

@@ -99,7 +99,7 @@ async def test_two_members_share_the_work_by_image(admin: Any) -> None:
     await acked(admin, two[0])
     [next_one] = await fetched(admin, member="one")
     assert next_one["event"]["subject"] == two[0]["event"]["subject"]
-    assert next_one["event"]["type"] == "image.tag_added"
+    assert next_one["event"]["type"] == "org.calotype.image.tag_added"
     members = (await admin("GET", BILLING)).json["members"]
     assert {m["member"]: m["claimed"] for m in members} == {"one": 3, "two": 1, "three": 0}
 
@@ -132,7 +132,7 @@ async def test_failed_events_come_again_are_parked_and_are_redelivered(admin: An
     assert (delivery["event"]["id"], delivery["attempt"]) == (parked["position"], 1)
     assert await acked(admin, delivery) == ["acknowledged"]
     [delivery] = await fetched(admin)
-    assert delivery["event"]["type"] == "image.tag_added"
+    assert delivery["event"]["type"] == "org.calotype.image.tag_added"
 
 
 async def test_a_discarded_event_is_given_up(admin: Any) -> None:
@@ -284,7 +284,7 @@ async def test_downloads_are_handed_out_in_the_order_of_their_image(open_cloud: 
     seen = []
     while deliveries := await fetched(admin):
         assert len(deliveries) == 1
-        seen.append(deliveries[0]["event"]["type"])
+        seen.append(deliveries[0]["event"]["type"].removeprefix("org.calotype."))
         await acked(admin, *deliveries)
     assert seen == ["image.created", "image.upload_started", "image.data_stored", "image.data_sent"]
 

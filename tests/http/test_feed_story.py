@@ -68,7 +68,7 @@ async def all_events(caller: Any, path: str = f"{EVENTS}?limit=3") -> list[dict[
 
 
 def types(events: list[dict[str, Any]]) -> list[str]:
-    return [event["type"].removeprefix("image.") for event in events]
+    return [event["type"].removeprefix("org.calotype.image.") for event in events]
 
 
 async def test_every_event_comes_once_in_order_as_a_cloudevent(open_feed: Any) -> None:
@@ -89,7 +89,15 @@ async def test_every_event_comes_once_in_order_as_a_cloudevent(open_feed: Any) -
     assert (tagged["traceparent"], tagged["requestid"]) == (trace, "req-9")
     assert (tagged["project"], tagged["view"]) == ("default", "full")
     assert tagged["data"]["tag"] == "t"
-    assert (await admin("GET", tagged["dataschema"])).status == 200
+    assert (tagged["type"], tagged["dataschema"]) == (
+        "org.calotype.image.tag_added",
+        "urn:calotype:schema:org.calotype.image.tag_added:1",
+    )
+    for name in (tagged["type"], "image.tag_added"):
+        schema = (await admin("GET", f"/log/v1/schemas/{name}?version=1")).json
+        assert schema["$id"] == tagged["dataschema"]
+        found = (await admin("GET", f"{EVENTS}?types={name}")).json
+        assert [event["id"] for event in found] == [tagged["id"]]
     assert len({event["source"] for event in events}) == 1
 
 
@@ -299,7 +307,7 @@ async def _snapshot_of(told: Any, caller: Any, expected: set[str] | None) -> lis
         assert answer.headers["Calotype-Position"] == position
         assert "immutable" in answer.headers["Cache-Control"]
         found += answer.json
-    assert {event["type"] for event in found} == {"image.snapshot"}
+    assert {event["type"] for event in found} == {"org.calotype.image.snapshot"}
     ids = [event["subject"] for event in found]
     assert len(set(ids)) == len(ids)
     assert late["id"] not in ids

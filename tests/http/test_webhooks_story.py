@@ -59,7 +59,7 @@ async def test_a_test_message_tells_what_came_of_it(open_hooks: Any, receiver: A
     assert (told["delivered"], told["status"], told["error"]) == (True, 204, None)
     [received] = receiver.got
     event = Webhook(secret).verify(received.body, received.headers)
-    assert (event["type"], event["id"]) == ("calotype.test", told["message_id"])
+    assert (event["type"], event["id"]) == ("org.calotype.webhook.test", told["message_id"])
     receiver.answer = lambda received: 500
     told = (await admin("POST", f"{WEBHOOKS}/ci/test")).json
     assert (told["delivered"], told["status"], told["error"]) == (False, 500, "answered 500")

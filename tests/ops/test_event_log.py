@@ -298,7 +298,7 @@ def test_tail_and_show_tell_the_last_events(
     assert "ü0@p1" in lines[-1]
     position = lines[-1].split()[0]
     event = json.loads(run(log_url, "show", position).stdout)
-    assert (event["id"], event["type"]) == (position, "image.deleted")
+    assert (event["id"], event["type"]) == (position, "org.calotype.image.deleted")
     done = run(log_url, "tail", "-n", "3", "--type", "image.created", "--json")
     assert [json.loads(line)["data"]["version"] for line in done.stdout.splitlines()] == [1, 1, 1]
     with pytest.raises(SettingsError, match="POSITION"):

@@ -19,7 +19,7 @@ from calotype.projections.catalogue import (
     sample_state,
     schema_of,
 )
-from calotype.projections.cloudevents import SHOWN, cloud_event
+from calotype.projections.cloudevents import SHOWN, cloud_event, type_of
 from calotype.projections.positions import Positions
 from calotype.stores.log.log import event_mapper
 
@@ -40,8 +40,17 @@ def valid(schema: dict[str, Any], value: Any) -> bool:
 
 
 def test_every_type_is_in_the_catalogue_and_in_the_asyncapi_document() -> None:
-    assert [entry["type"] for entry in catalogue()["types"]] == TOPICS
+    assert [entry["type"] for entry in catalogue()["types"]] == [type_of(topic) for topic in TOPICS]
     assert sorted(asyncapi()["components"]["messages"]) == TOPICS
+
+
+def test_every_type_is_described_and_no_word_of_the_inside_is_in_the_public_form() -> None:
+    described = {entry["type"]: entry["description"] for entry in catalogue()["types"]}
+    assert all(text.endswith(".") for text in described.values()), described
+    assert len(set(described.values())) == len(TOPICS)
+    public = orjson.dumps([asyncapi(), catalogue(), *map(schema_of, TOPICS)]).decode()
+    for word in ("originator", "class_version", "command_id", "aggregate"):
+        assert word not in public
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -82,7 +91,7 @@ def test_real_events_are_as_their_schema_says_in_every_view(
 def test_places_of_bytes_and_names_of_processes_are_shown_to_operators_only() -> None:
     for topic in TOPICS:
         for name, schema in schema_of(topic)["properties"].items():
-            if name in ("url", "holder", "locations", "stores", "command_id"):
+            if name in ("url", "holder", "locations", "stores"):
                 assert schema["x-shown-to"] == ["full"], (topic, name)
             if name in ("actor", "request_id", "traceparent", "reason"):
                 assert SHARED not in schema["x-shown-to"], (topic, name)
