@@ -76,8 +76,6 @@ class Inspection:
 
         To be asked once, after the last byte. Raises ContentRefused.
         """
-        if self._size_bytes == 0:
-            return None
         if self._decision is None:
             self._stream.close()
             self._decide()
@@ -85,7 +83,7 @@ class Inspection:
         self._check_safety(found)
         claimed = self._claim.disk_format
         if claimed == "raw":
-            return self._size_bytes
+            return self._size_bytes or None
         if claimed not in inspectors.ALL_FORMATS:
             if found.NAME != "raw":
                 self._mismatch(f"the content is {found.NAME} and not {claimed}")

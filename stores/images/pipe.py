@@ -172,15 +172,19 @@ class _Order:
 
     def inspect(self, chunk: Chunk) -> None:
         """Shows the inspectors the next bytes; a job for a thread of its own."""
+        self._inspector().update(chunk)
+
+    def _inspector(self) -> Inspection:
         if self._inspection is None:
             assert self.claim is not None
             self._inspection = Inspection(self.claim)
-        self._inspection.update(chunk)
+        return self._inspection
 
     def written(self, url: str, size_bytes: int) -> Written:
         """What is about to be stored. Raises DigestMismatch or ContentRefused."""
         digests = self.digests()
-        virtual_size = self._inspection.virtual_size() if self._inspection is not None else None
+        # Asked of an empty body too, of which no inspector has seen anything: it is no disk.
+        virtual_size = self._inspector().virtual_size() if self.claim is not None else None
         return Written(url, size_bytes, digests, virtual_size)
 
     def digests(self) -> dict[str, str]:

@@ -55,6 +55,16 @@ async def test_no_bytes_at_all_make_an_active_image_of_size_zero(admin):
         assert (down.status, down.body, down.headers["Content-Length"]) == (200, b"", "0")
 
 
+@pytest.mark.parametrize("disk_format", ["qcow2", "iso", "vmdk", "vdi", "vhd", "vhdx"])
+async def test_no_bytes_at_all_are_no_disk_of_a_format_that_has_a_header(cloud, disk_format):
+    for body in (b"", chunks()):
+        image = await cloud.admin.create(disk_format=disk_format, container_format="bare")
+        assert (await cloud.admin.upload(image["id"], body)).status == 415
+        shown = await cloud.admin.show(image["id"])
+        assert (shown["status"], shown["size"], shown["checksum"]) == ("queued", None, None)
+    assert cloud.stored() == []
+
+
 async def test_a_second_upload_is_a_conflict_and_changes_nothing(admin):
     image = await admin.create_active(TEN)
     assert (await admin.upload(image["id"], b"other")).status == 409

@@ -139,5 +139,11 @@ async def test_no_claim_no_look(disks: Any, tmp_path: Path) -> None:
     assert written.virtual_size is None
 
 
-async def test_an_empty_image_is_taken_under_any_claim(tmp_path: Path) -> None:
-    assert (await _store(tmp_path, b"", Claim("qcow2"))).virtual_size is None
+async def test_an_empty_body_is_an_empty_raw_disk_and_no_other(tmp_path: Path) -> None:
+    for name in ("raw", "ami", "ploop"):
+        assert (await _store(tmp_path / name, b"", Claim(name))).virtual_size is None
+    for name in ("qcow2", "iso", "vmdk", "vdi", "vhd", "vhdx"):
+        with pytest.raises(ContentRefused, match="not recognised"):
+            await _store(tmp_path / name, b"", Claim(name))
+        assert not [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+    assert (await _store(tmp_path, b"", Claim("qcow2", must_match=False))).virtual_size is None
