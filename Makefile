@@ -9,7 +9,7 @@ KEYSTONE := .venv-keystone
 CEILOMETER := .venv-ceilometer
 JAVASCRIPT := tests/clients/cloudevents_js
 
-.PHONY: serve test test-long tools test-quick lint bench clean
+.PHONY: serve test test-long faults tools test-quick lint bench clean
 
 serve: $(VENV)/.service
 	$(BIN)/calotype serve
@@ -20,6 +20,12 @@ test: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools $(JAV
 # What takes more than a minute: before a release, an hour at most.
 test-long: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools
 	$(BIN)/python -m pytest -m long --timeout 3600 --durations 25
+
+# Services under load, faults that strike them, and a ledger of what came of it in build/:
+# make faults MINUTES=40 SEED=7 ROUNDS=300 LOG=sqlite LEASE_SECONDS=15
+faults: $(VENV)/.tests tools
+	$(BIN)/python -m tests.faults.ledger --minutes $(or $(MINUTES),10) --rounds $(or $(ROUNDS),0) \
+		--seed "$(SEED)" --log $(or $(LOG),both) --lease-seconds $(or $(LEASE_SECONDS),2)
 
 # Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of. And a real
 # RabbitMQ, which the package must not start by itself (RUNLEVEL): the tests start their own.
@@ -39,6 +45,14 @@ tools:
 				--no-install-recommends rabbitmq-server; \
 		else \
 			echo "Without sudo apt install rabbitmq-server, or CALOTYPE_TEST_AMQP, tests are skipped"; \
+		fi; \
+	fi
+	@if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+				--no-install-recommends libfaketime; \
+		else \
+			echo "Without sudo apt install libfaketime no clock jumps in the tests of faults"; \
 		fi; \
 	fi
 

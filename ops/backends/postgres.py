@@ -35,6 +35,8 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
         self._programs = _reachable_programs()
         self.port = _free_port()
+        self.environment: dict[str, str] = {}
+        """Variables that the server gets besides, such as those that make its clock a false one."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -64,7 +66,7 @@ class Postgres:
             stdout=(self._folder / "log").open("ab"),
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=_environment(),
+            env=_environment() | self.environment,
             cwd="/",
             **as_nobody,
         )
