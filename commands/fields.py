@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from calotype.commands.errors import Forbidden, Invalid, LimitExceeded
 
 DISK_FORMATS = (
@@ -127,6 +129,31 @@ def check_count(what: str, count: int, limit: int) -> None:
         raise LimitExceeded(
             f"The limit has been exceeded on the number of allowed image {what}. "
             f"Attempted: {count}, Maximum: {limit}"
+        )
+
+
+def check_values(properties: Mapping[str, str | None], limit: int) -> None:
+    """Raises LimitExceeded for a value of more than so many bytes; a negative limit is none."""
+    for name, value in properties.items():
+        size = len((value or "").encode())
+        if 0 <= limit < size:
+            raise LimitExceeded(
+                f"Property '{name}' has a value of {size} bytes; at most {limit} fit "
+                "(limits.property_value_bytes)."
+            )
+
+
+def check_document(what: str, before: Any, after: Any, limit: int) -> None:
+    """Raises LimitExceeded where a part of an image would become too long, as JSON.
+
+    What was too long before may stay, and become shorter. A negative limit is none.
+    """
+    if limit < 0 or (size := len(orjson.dumps(after))) <= limit:
+        return
+    if size > len(orjson.dumps(before)):
+        raise LimitExceeded(
+            f"The {what} of the image would have {size} bytes as JSON; at most {limit} fit "
+            "(limits.image_document_bytes)."
         )
 
 

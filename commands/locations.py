@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from calotype.commands.errors import Conflict, Forbidden, Invalid
-from calotype.commands.fields import check_count
+from calotype.commands.fields import check_count, check_document
 from calotype.commands.image import Image
 from calotype.commands.keys import written_for
 from calotype.commands.parts import Parts
@@ -91,6 +91,8 @@ def change_locations(
                 raise _unknown(url)
             stores[url] = places[url].store
         location["metadata"] = {**location["metadata"], "store": stores[location["url"]]}
+    limit = parts.limits.image_document_bytes
+    check_document("list of locations", image.locations, locations, limit)
     size = image.size
     if image.status == "queued":
         size = places[locations[0]["url"]].size_bytes

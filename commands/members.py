@@ -27,6 +27,11 @@ async def add_member(
                 "The limit has been exceeded on the number of allowed image members for this "
                 f"image. Attempted: {len(image.members) + 1}, Maximum: {limit}"
             )
+        # Those that were members are remembered, so that they come back with their first date.
+        names = [*image.members, *image.former_members]
+        if name not in names:
+            most = parts.limits.image_document_bytes
+            rules.check_document("list of members", names, [*names, name], most)
         image.add_member(cause, name)
 
     allowed = partial(require_member_rule, actor, "add_member")

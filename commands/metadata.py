@@ -51,6 +51,9 @@ async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str,
     require_creation(actor, fields, properties)
     rules.check_count("properties", len(properties), parts.limits.properties)
     rules.check_count("tags", len(tags), parts.limits.tags)
+    rules.check_values(properties, parts.limits.property_value_bytes)
+    document = [fields, tags, properties]
+    rules.check_document("properties", None, document, parts.limits.image_document_bytes)
     image = create(cause, image_id=image_id, fields=fields, tags=tags, properties=properties)
     try:
         await parts.log.create(image)
@@ -125,17 +128,26 @@ def _patch_metadata(
     added = properties.keys() - image.properties.keys()
     if added:
         rules.check_count("properties", len(properties), parts.limits.properties)
+    changed = {
+        name: value
+        for name, value in properties.items()
+        if name in added or image.properties[name] != value
+    }
+    rules.check_values(changed, parts.limits.property_value_bytes)
+    after = [{**image.fields, **fields}, image.tags if tags is None else tags, properties]
+    _check_document(image, after, parts)
     image.update(
         cause,
         fields=fields,
-        properties={
-            name: value
-            for name, value in properties.items()
-            if name in added or image.properties[name] != value
-        },
+        properties=changed,
         removed_properties=sorted(image.properties.keys() - properties.keys()),
         tags=tags,
     )
+
+
+def _check_document(image: Image, after: list[Any], parts: Parts) -> None:
+    before = [image.fields, image.tags, image.properties]
+    rules.check_document("properties", before, after, parts.limits.image_document_bytes)
 
 
 def _check_base_operation(actor: Actor, image: Image, operation: Operation, name: str) -> None:
@@ -181,6 +193,8 @@ async def add_tag(parts: Parts, actor: Actor, cause: Cause, image_id: str, tag: 
     def add(image: Image) -> None:
         if tag not in image.tags:
             rules.check_count("tags", len(image.tags) + 1, parts.limits.tags)
+            after = [image.fields, [*image.tags, tag], image.properties]
+            _check_document(image, after, parts)
         image.add_tag(cause, tag)
 
     await parts.log.change(image_uuid(image_id), partial(require, actor, "modify_image"), add)

@@ -24,6 +24,8 @@ class Limits:
     tags: int = 128
     members: int = 128
     locations: int = 10
+    property_value_bytes: int = 64 << 10
+    image_document_bytes: int = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from calotype.commands.downloads import Downloads
-from calotype.commands.errors import CalotypeError, Invalid
+from calotype.commands.errors import CalotypeError, Invalid, LimitExceeded
 from calotype.commands.parts import Parts
 from calotype.commands.policy import DEFAULT_POLICY, Actor, Cause, Policy
 from calotype.http.cors import Cors
@@ -79,6 +79,7 @@ class Api:
     """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
     policy: Policy = DEFAULT_POLICY
     """The rules in force."""
+    json_body_bytes: int = 4 << 20
     default_limit: int = 25
     max_limit: int = 1000
     direct_url_shown: bool = False
@@ -316,11 +317,21 @@ def body_ended(request: web.Request, seconds: float) -> Exception:
 
 
 async def json_body(request: web.Request) -> object:
-    """The request's JSON body. Raises Invalid for none, malformed JSON, or a bare scalar."""
-    seconds = request.app[API].body_stall_seconds
+    """The request's JSON body. Raises Invalid for none, malformed JSON, or a bare scalar, and
+    LimitExceeded for one that is too long, of which nothing is read where its length is said."""
+    api = request.app[API]
+    seconds = api.body_stall_seconds
+    limit = api.json_body_bytes
+    too_long = LimitExceeded(
+        f"The body has over {limit} bytes; no more fit (http.json_body_bytes)."
+    )
+    if (request.content_length or 0) > limit:
+        raise too_long
     try:
         async with asyncio.timeout(seconds):
             raw = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise too_long from None
     except TimeoutError:
         raise body_ended(request, seconds) from None
     if not raw:

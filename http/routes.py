@@ -86,12 +86,10 @@ ROUTES = (
     ("*", "/versions/{rest:.*}", discovery.versions),
 )
 
-LARGEST_JSON_BYTES = 16 << 20
-
 
 def application(api: Api) -> web.Application:
     """The whole HTTP application around what the wiring put together."""
-    app = web.Application(middlewares=[conversation], client_max_size=LARGEST_JSON_BYTES)
+    app = web.Application(middlewares=[conversation], client_max_size=api.json_body_bytes)
     app[API] = api
     app[ELSEWHERE] = discovery.elsewhere
     app.on_response_prepare.append(adorn)

@@ -25,6 +25,8 @@ class Http(_Table):
     descriptors that it may open, 32768 at most."""
     body_stall_seconds: float = Field(900.0, gt=0)
     """How long a client may send nothing of a body (then 408), or take nothing of image data."""
+    json_body_bytes: int = Field(4 << 20, ge=1 << 10)
+    """Bytes of a JSON body at most; longer ones get 413."""
     default_limit: int = Field(25, ge=0)
     """Images on a page when the client names no limit."""
     max_limit: int = Field(1000, ge=1)

@@ -23,6 +23,11 @@ class Limits(BaseModel):
     """Projects that one image is shared with."""
     locations: int = Field(10, ge=-1)
     """Places of one image."""
+    property_value_bytes: int = Field(64 << 10, ge=-1)
+    """Bytes of the value of one custom property, as UTF-8."""
+    image_document_bytes: int = Field(1 << 20, ge=-1)
+    """Bytes of all that one image holds beside its data, as JSON: its properties and tags; apart
+    from these its locations with their metadata; and the names of its members, former ones too."""
     user_storage: str = "0"
     """Image data of one project: a number with B, KB, MB, GB or TB (of 1024); 0 = no limit."""
     project_images: int = Field(-1, ge=-1)

@@ -149,6 +149,7 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         webhooks=webhooks_of(settings, recorder, consumers),
         identify=identity_of(settings),
         policy=load_policy(settings.policy, settings.property_protections),
+        json_body_bytes=settings.http.json_body_bytes,
         default_limit=settings.http.default_limit,
         max_limit=settings.http.max_limit,
         direct_url_shown=settings.http.show_image_direct_url,
