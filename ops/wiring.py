@@ -40,6 +40,9 @@ from calotype.stores.log.snapshots import SNAPSHOTS
 REST_SECONDS = 0.03
 """How long the audiences of events rest after a page: commands share the disk with them."""
 
+CHUNK_EVENTS = 16
+"""Each of these may write the whole document of its image again, among the versions."""
+
 QUERY_TABLES = (
     *TABLES,
     *SPAN_TABLES,
@@ -116,6 +119,7 @@ def versions_follower(parts: Parts, cache_bytes: int = CACHE_BYTES) -> Follower:
         FOLLOWER,
         ImageSpans(recorder, snapshots=True, cache_bytes=cache_bytes),
         holder=parts.process_id,
+        chunk_events=CHUNK_EVENTS,
         rest_seconds=0.05,
         rest_factor=2.0,
     )

@@ -28,11 +28,12 @@ from calotype.projections.spans import (
 )
 from calotype.projections.waking import LOG_ENDS, Waking
 from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import within_bytes
 
 WINDOW_EVENTS = 5000
 """How many events one page looks at for some types that may be rare."""
 CHUNK_EVENTS = 100
-"""How many events are read at once, so that big ones do not pile up in memory."""
+"""How many events are looked up at once."""
 COUNTED_EVENTS = 50_000
 """How many events are looked at to count those of some types."""
 PAGE_BYTES = 4 << 20
@@ -201,8 +202,9 @@ class Feed:
         elif question.project is None and question.image is None:
             count = max(0, end - question.after)  # Positions have no gaps.
             return min(count, question.limit), count > question.limit
-        sql, values = self._statement(question, question.after, stop, question.limit + 1)
-        rows = await self._recorder.fetch(f"SELECT count(*) FROM ({sql}) ahead", values, heavy=True)
+        sql, _, values = self._statement(question, question.after, stop, question.limit + 1)
+        counted = f"SELECT count(*) FROM ({sql} LIMIT :limit) ahead"
+        rows = await self._recorder.fetch(counted, values, heavy=True)
         count = rows[0][0]
         return min(count, question.limit), count > question.limit or stop < end
 
@@ -239,18 +241,12 @@ class Feed:
         if question.types and question.image is None:
             stop = await self._end_of_window(question, end, WINDOW_EVENTS)
         positions = await self.positions()
-        events: list[tuple[int, bytes]] = []
-        size, last = 0, question.after
-        while len(events) < question.limit and size < PAGE_BYTES:
-            wanted = min(CHUNK_EVENTS, question.limit - len(events))
-            rows = await self._rows(question, last, stop, wanted)
-            for row in rows:
-                last = row[0]
-                events.append((last, encoded_event(positions, row)))
-                size += len(events[-1][1])
-            if len(rows) < wanted:
-                return Page(events, max(stop, question.after), full=stop < end)
-        return Page(events, last, full=True)
+        rows = await self._rows(question, stop)
+        events = [(row[0], encoded_event(positions, row)) for row in rows]
+        whole = len(rows) < question.limit and sum(len(row[4]) for row in rows) < PAGE_BYTES
+        if whole:
+            return Page(events, max(stop, question.after), full=stop < end)
+        return Page(events, events[-1][0], full=True)
 
     async def _end_of_window(self, question: Question, end: int, events: int) -> int:
         if question.project is None:
@@ -259,14 +255,17 @@ class Feed:
         rows = await self._recorder.fetch(_WINDOW_OF_PROJECT, values)
         return min(end, rows[0][0]) if rows else end
 
-    async def _rows(
-        self, question: Question, after: int, stop: int, limit: int
-    ) -> list[tuple[Any, ...]]:
-        return await self._recorder.fetch(*self._statement(question, after, stop, limit))
+    async def _rows(self, question: Question, stop: int) -> list[tuple[Any, ...]]:
+        """The next events, at most PAGE_BYTES and the one that passes them."""
+        sql, order, values = self._statement(question, question.after, stop, question.limit)
+        source = sql.partition(" FROM ")[2]
+        sql += f" AND {within_bytes(order, source)} ORDER BY {order}"
+        return await self._recorder.fetch(sql, {**values, "bytes": PAGE_BYTES})
 
     def _statement(
         self, question: Question, after: int, stop: int, limit: int
-    ) -> tuple[str, dict[str, Any]]:
+    ) -> tuple[str, str, dict[str, Any]]:
+        """The query without its end, the column that it is ordered by, and its parameters."""
         values: dict[str, Any] = {"after": after, "stop": stop, "limit": limit}
         sql, order = _OF_ALL, "s.notification_id"
         if question.project is not None:
@@ -283,4 +282,4 @@ class Feed:
             names = {f"t{n}": topic for n, topic in enumerate(question.types)}
             sql += f" AND s.topic IN ({', '.join(':' + name for name in names)})"
             values |= names
-        return f"{sql} ORDER BY {order} LIMIT :limit", values
+        return sql, order, values

@@ -18,10 +18,14 @@ from eventsourcing.persistence import IntegrityError, Notification, Tracking
 from calotype.projections.leading import Leadership
 from calotype.stores.log.log import Append, Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
-from calotype.stores.log.tables import Change
+from calotype.stores.log.tables import Change, Count
 
 PAGE = 128
 """Events a page: what is written at once holds up ordinary commands, so it stays small."""
+PAGE_BYTES = 4 << 20
+"""A page whose events are longer ends early."""
+ROWS_BYTES = 16 << 20
+"""And one that has made so many bytes of rows, where the fold is given a page in chunks."""
 POLL_SECONDS = 0.05
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 
@@ -53,7 +57,8 @@ class Follower:
     than a lease, for folds that are cheaper with many events at once; after a full one
     `rest_factor` times as long as it worked, so that callers come first. `state` and `position`
     tell an operator what it is doing. `read(position, limit)` gives a fold its events in
-    another form, each with its position as `id`.
+    another form, each with its position as `id`. A fold whose rows may be much longer than its
+    events is given `chunk_events` at a time, so that a page can end when its rows are long.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Follower:
         holder: str,
         wait: Callable[[int], Awaitable[None]] | None = None,
         page_events: int = PAGE,
+        chunk_events: int | None = None,
         read: Callable[[int, int], Sequence[Any]] | None = None,
         rest_seconds: float = 0.0,
         rest_factor: float = 0.0,
@@ -75,6 +81,7 @@ class Follower:
         self._leadership = Leadership(recorder, f"follower:{name}", holder)
         self._wait = wait or self._poll
         self._page_events = page_events
+        self._chunk_events = chunk_events or page_events
         self._read = read or self._read_notifications
         self._rest_seconds = rest_seconds
         self._rest_factor = rest_factor
@@ -151,7 +158,6 @@ class Follower:
             self._recorder.submit(Append((), lambda: changes, tracking, future, fence=fence))
             await future
             self._known = last
-            self._more = len(page) == self._page_events
             return True
         except Fenced:
             self._leadership.doubt()
@@ -168,10 +174,19 @@ class Follower:
         if self._known is None:
             self._known = self._recorder.max_tracking_id(self._name) or 0
         page = self._read(self._known, self._page_events)
-        return page, self._fold.fold(page) if page else ()
+        self._more = len(page) == self._page_events
+        changes: list[Change] = []
+        for start in range(0, len(page), self._chunk_events):
+            if start and _bytes_in(changes) >= ROWS_BYTES:
+                self._more, page = True, page[:start]
+                break
+            changes += self._fold.fold(page[start : start + self._chunk_events])
+        return page, changes
 
     def _read_notifications(self, position: int, limit: int) -> Sequence[Notification]:
-        return self._recorder.select_notifications(position, limit, inclusive_of_start=False)
+        return self._recorder.select_notifications(
+            position, limit, inclusive_of_start=False, limit_bytes=PAGE_BYTES
+        )
 
     def _start_over(self) -> None:
         self._known = None
@@ -181,6 +196,18 @@ class Follower:
         last = self._recorder.max_notification_id
         while (await asyncio.to_thread(last) or 0) <= position:  # noqa: ASYNC110 - another process writes
             await asyncio.sleep(POLL_SECONDS)
+
+
+def _bytes_in(changes: Sequence[Change]) -> int:
+    """How much text the rows of these changes hold."""
+    return sum(
+        len(value)
+        for change in changes
+        if not isinstance(change, Count)
+        for row in change.rows
+        for value in row
+        if isinstance(value, str)
+    )
 
 
 async def reached(recorder: GroupCommitRecorder, name: str) -> int:

@@ -21,19 +21,16 @@ from calotype.projections.positions import Positions
 from calotype.stores.log.log import event_mapper, keep
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.snapshots import SNAPSHOT, VERSION_AT, Row, Streams, bytes_of
+from calotype.stores.log.statements import within_bytes
 
 PAGE_BYTES = 4 << 20
 """A page whose events have become this long ends early."""
 DOCUMENTS_BYTES = 16 << 20
 """And one that has compared so many bytes of documents."""
+_AFTER = "stored_events WHERE originator_id = :id AND originator_version > :version"
 _PAGE = (
-    "SELECT originator_version, topic, state, notification_id FROM stored_events "
-    "WHERE originator_id = :id AND originator_version > :version AND originator_version <= ("
-    "SELECT max(version) FROM (SELECT version, sum(size) OVER (ORDER BY version) - size AS before "
-    "FROM (SELECT originator_version AS version, length(state) AS size FROM stored_events "
-    "WHERE originator_id = :id AND originator_version > :version "
-    "ORDER BY originator_version LIMIT :limit) sizes) sums WHERE before < :bytes) "
-    "ORDER BY originator_version"
+    f"SELECT originator_version, topic, state, notification_id FROM {_AFTER} "
+    f"AND {within_bytes('originator_version', _AFTER)} ORDER BY originator_version"
 )
 _DETAILS = ("member", "status", "store", "reason", "retained_until")
 """What an event may tell beside the patch. Places of bytes and names of processes stay inside."""

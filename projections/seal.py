@@ -28,11 +28,13 @@ from calotype.projections.tiles import (
     width_at,
 )
 from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import within_bytes
 from calotype.stores.log.tables import Column, Index, Replace, Table
 
 NAME = "audit_seal_1"
 """The seal's checkpoint in `tracking`: how many events, from the first, are sealed."""
 PAGE_EVENTS = 4096
+PAGE_BYTES = 16 << 20
 REST_SECONDS = 1.0
 """How long it collects events before it writes the last, partial tiles again."""
 
@@ -69,9 +71,11 @@ CHECKPOINTS = Table(
 SEAL_TABLES = (TILES, CHECKPOINTS)
 
 
+_AFTER = "stored_events WHERE notification_id > :after"
 _EVENTS = (
     "SELECT notification_id, CAST(originator_id AS text), originator_version, topic, state "
-    "FROM stored_events WHERE notification_id > :after ORDER BY notification_id LIMIT :limit"
+    f"FROM {_AFTER} AND {within_bytes('notification_id', _AFTER)} "
+    "ORDER BY notification_id"
 )
 
 
@@ -95,8 +99,9 @@ def tile_id(tile: Tile) -> UUID:
 
 
 def events_after(recorder: GroupCommitRecorder, position: int, limit: int) -> list[LogRow]:
-    """The next events in their order, at most `limit`."""
-    rows = recorder.fetch_now(_EVENTS, {"after": position, "limit": limit})
+    """The next events in their order, at most `limit`; fewer where they are long."""
+    values = {"after": position, "limit": limit, "bytes": PAGE_BYTES}
+    rows = recorder.fetch_now(_EVENTS, values)
     return list(map(LogRow._make, rows))
 
 

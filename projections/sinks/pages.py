@@ -46,10 +46,13 @@ def page_after(
 
     An event that cannot be told is among the refused, and does not stand in the way of others.
     """
-    events = recorder.select_notifications(position, limit, until, inclusive_of_start=False)
+    events = recorder.select_notifications(
+        position, limit, until, inclusive_of_start=False, limit_bytes=PAGE_BYTES
+    )
     if not events:
         return None
-    page = Page(position, full=len(events) == limit)
+    whole = len(events) < limit and sum(len(event.state) for event in events) < PAGE_BYTES
+    page = Page(position, full=not whole)
     try:
         _tell(events, telling, page)
     except BaseException:

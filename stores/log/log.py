@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 TRIES = 6
 """The first may be spent on a cached aggregate that turns out to be old."""
+BATCH_BYTES = 4 << 20
+"""A batch whose events have become this long ends early: rows and statements are longer still."""
 CACHE_BYTES = 32 << 20
 """What the cached aggregates of a process take at most, about."""
 MOST_ROWS_AT_ONCE, MOST_BYTES_AT_ONCE = 2 * SNAPSHOT_EVENTS, 1 << 20
@@ -143,11 +145,17 @@ class AppendQueue:
             self._arrived.notify()
 
     def take(self, limit: int) -> list[Append]:
-        """Up to `limit` of what waits; blocks while nothing does. Empty: the queue has ended."""
+        """Up to `limit` of what waits, and about BATCH_BYTES; blocks while nothing does. Empty: the
+        queue has ended."""
         with self._arrived:
             while not self._waiting and not self._closing:
                 self._arrived.wait()
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), limit))]
+            taken: list[Append] = []
+            size = 0
+            while self._waiting and len(taken) < limit and size < BATCH_BYTES:
+                taken.append(self._waiting.popleft())
+                size += sum(len(event.state) for event in taken[-1].events)
+            return taken
 
     def take_older(self, than: float) -> list[Append]:
         """All that were submitted before this moment of the monotonic clock; never blocks."""

@@ -30,7 +30,7 @@ from calotype.stores.log.postgres_reading import AsyncReads
 from calotype.stores.log.postgres_table_sets import PostgresTableSet
 from calotype.stores.log.postgres_transactions import NamedTransactions, fetch_on
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
-from calotype.stores.log.statements import migrations, numbered
+from calotype.stores.log.statements import migrations, numbered, within_bytes
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import POSTGRESQL_TYPES, Put, Table, index_ddl, lacking, table_ddl
@@ -162,19 +162,25 @@ class PostgresRecorder(GroupCommitRecorder):
         topics: Sequence[str] = (),
         *,
         inclusive_of_start: bool = True,
+        limit_bytes: int = 2**62,
     ) -> list[Notification]:
-        """Events by position, from `start` to `stop`, at most `limit`."""
-        rows = self._fetch_tool(
+        """Events by position, from `start` to `stop`, within `limit` and `limit_bytes`."""
+        wanted = "AND topic = ANY(:topics::text[]) " if topics else ""
+        source = (
+            "stored_events WHERE notification_id >= :start AND notification_id <= :stop " + wanted
+        )
+        if limit_bytes < 2**62:
+            source += f"AND {within_bytes('notification_id', source)} "
+        rows = self.fetch_now(
             "SELECT notification_id, originator_id, originator_version, topic, state "
-            "FROM stored_events WHERE notification_id >= $1 AND notification_id <= $2 "
-            f"{'AND topic = ANY($4::text[]) ' if topics else ''}"
-            "ORDER BY notification_id LIMIT $3",
-            [
-                (start or 0) + (0 if inclusive_of_start or start is None else 1),
-                2**62 if stop is None else stop,
-                limit,
-                *([list(topics)] if topics else []),
-            ],
+            f"FROM {source}ORDER BY notification_id LIMIT :limit",
+            {
+                "start": (start or 0) + (0 if inclusive_of_start or start is None else 1),
+                "stop": 2**62 if stop is None else stop,
+                "limit": limit,
+                "bytes": limit_bytes,
+                "topics": list(topics),
+            },
         )
         return [
             Notification(

@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import structlog
 from eventsourcing.persistence import (
     IntegrityError,
+    Notification,
     ProcessRecorder,
     StoredEvent,
     Tracking,
@@ -135,6 +136,22 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         self, originator_id: UUID, *, gt: int | None = None
     ) -> list[StoredEvent]:
         """The events of one aggregate in order, after version `gt`."""
+
+    @abstractmethod
+    def select_notifications(
+        self,
+        start: int | None,
+        limit: int,
+        stop: int | None = None,
+        topics: Sequence[str] = (),
+        *,
+        inclusive_of_start: bool = True,
+        limit_bytes: int = 2**62,
+    ) -> list[Notification]:
+        """Events by position, from `start` to `stop`, at most `limit`.
+
+        Fewer where they are long: all but the last together have less than `limit_bytes`.
+        """
 
     @abstractmethod
     async def fetch(

@@ -35,6 +35,7 @@ from calotype.stores.log.sqlite_tables import (
     is_applied,
     pending,
 )
+from calotype.stores.log.statements import within_bytes
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Put, Table
@@ -173,18 +174,24 @@ class SQLiteRecorder(GroupCommitRecorder):
         topics: Sequence[str] = (),
         *,
         inclusive_of_start: bool = True,
+        limit_bytes: int = 2**62,
     ) -> list[Notification]:
-        """Events by position, from `start` to `stop`, at most `limit`."""
+        """Events by position, from `start` to `stop`, within `limit` and `limit_bytes`."""
         names = {f"t{number}": topic for number, topic in enumerate(topics)}
         wanted = f"AND topic IN ({', '.join(':' + name for name in names)}) " if names else ""
+        source = (
+            "stored_events WHERE notification_id >= :start AND notification_id <= :stop " + wanted
+        )
+        if limit_bytes < 2**62:
+            source += f"AND {within_bytes('notification_id', source)} "
         rows = self._connections.select(
             "SELECT notification_id, originator_id, originator_version, topic, state "
-            "FROM stored_events WHERE notification_id >= :start AND notification_id <= :stop "
-            f"{wanted}ORDER BY notification_id LIMIT :limit",
+            f"FROM {source}ORDER BY notification_id LIMIT :limit",
             {
                 "start": (start or 0) + (0 if inclusive_of_start or start is None else 1),
                 "stop": 2**62 if stop is None else stop,
                 "limit": limit,
+                "bytes": limit_bytes,
                 **names,
             },
         )

@@ -23,6 +23,20 @@ def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
     return _TOKEN.sub(replace, sql), tuple(names)
 
 
+def within_bytes(place: str, source: str) -> str:
+    """The condition that keeps a page of events short, whatever they hold.
+
+    Of the events that `source` gives, which is what follows FROM with its conditions, in the order
+    of `place`, these are at most `:limit`, and only those that begin within `:bytes`: at least one
+    if there is any. Lengths are known without reading what is long.
+    """
+    return (
+        f"{place} <= (SELECT max(place) FROM (SELECT place, sum(size) OVER (ORDER BY place) - size "
+        f"AS preceding FROM (SELECT {place} AS place, length(state) AS size FROM {source} "
+        f"ORDER BY {place} LIMIT :limit) sizes) sums WHERE preceding < :bytes)"
+    )
+
+
 def migrations(database: str) -> list[tuple[str, str]]:
     """`(name, SQL)` of the numbered migrations for `sqlite` or `postgresql`, in order."""
     folder = Path(__file__).with_name("migrations")
