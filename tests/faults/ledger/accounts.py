@@ -1,6 +1,7 @@
 """What a client may rely on: for each image what was acknowledged, and what may be or not be."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,8 +59,6 @@ class Books:
     accounts: list[Account] = field(default_factory=list)
     requests: dict[str, str] = field(default_factory=dict)
     """Acknowledged commands: what they were, by their request's id."""
-    sent: set[str] = field(default_factory=set)
-    """All commands: their requests' ids."""
     acknowledged: int = 0
     unknown: int = 0
     refused: int = 0
@@ -67,15 +66,18 @@ class Books:
     given_up: list[str] = field(default_factory=list)
     """Uploads that were refused 410 because their process stood still longer than a lease."""
     wrong_bytes: list[str] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
+    """How often which command had which answer other than that it was done."""
 
-    def count(self, what: str, answer: Answer) -> None:
+    def count(self, what: str, account: Account, answer: Answer) -> None:
         """Counts a command and its answer."""
-        self.sent.add(answer.request_id)
+        if not 200 <= answer.status < 300:
+            self.answers[f"{what} {answer.status}"] += 1
         if answer.is_unknown:
             self.unknown += 1
         elif answer.status < 300:
             self.acknowledged += 1
-            self.requests[answer.request_id] = what
+            self.requests[answer.request_id] = f"{what} of {account.image_id}"
         else:
             self.refused += 1
 

@@ -55,6 +55,8 @@ class Row:
     """Verifications that did not fit."""
     writes_after_seconds: float = 0.0
     """From the end of the cause until all services took writes."""
+    answers: dict[str, int] = field(default_factory=dict)
+    """How often which command had which answer other than that it was done; 0: none."""
     findings: list[tuple[str, str]] = field(default_factory=list)
 
     def take(self, findings: list[tuple[str, str]]) -> None:

@@ -83,7 +83,7 @@ class Load:
         answer = await ask(port or self.port(), method, url, sent, **options)
         account.possible = before
         self.books.unknown -= 1
-        self.books.count(f"{what} of {account.image_id}", answer)
+        self.books.count(what, account, answer)
         if answer.status == 410 and "data" in changes:
             healthy = answer.local_port not in self.frozen_ports
             into = self.books.refused_healthy if healthy else self.books.given_up

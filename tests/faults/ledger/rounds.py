@@ -1,6 +1,7 @@
 """A round: load runs, one fault strikes, it ends, and four leases later the judge looks."""
 
 import asyncio
+import itertools
 import shutil
 import time
 from collections.abc import Iterator
@@ -44,19 +45,32 @@ class Course:
 
 
 async def live(course: Course, name: str) -> None:
-    """One stand from its start to its end, with as many rounds as there are to be had."""
+    """One stand with as many rounds as there are to be had; another when it cannot go on."""
+    lives = itertools.count()
+    while not await _live_once(course, f"{name}-{next(lives)}"):
+        pass
+
+
+async def _live_once(course: Course, name: str) -> bool:
+    """A stand from its start to its end; false when it ended before its time."""
     stand = Stand(course.folder / name, course.log, course.lease_seconds)
     try:
         await stand.begin()
         for planned in course.planned:
             row = _row(course, name, planned.kind, planned.number, planned.seed)
-            await _round(stand, planned, row)
+            try:
+                await _round(stand, planned, row)
+            except (RuntimeError, TimeoutError) as error:
+                row.take([("away", f"the service did not come back: {error!r}")])
             _write(course, row)
+            if row.away:
+                return False
             if time.monotonic() > course.ends_at:
                 break
         row = _row(course, name, "end of life", 0, "")
         await _end_of_life(stand, row)
         _write(course, row)
+        return True
     finally:
         await stand.end()
         if not course.kept:
@@ -92,6 +106,7 @@ async def _round(stand: Stand, planned: Planned, row: Row) -> None:
     books = load.books
     row.acknowledged, row.unknown = books.acknowledged, books.unknown
     row.refused, row.given_up = books.refused, len(books.given_up)
+    row.answers = dict(books.answers)
     row.take(await Judge(stand, books).judge())
 
 

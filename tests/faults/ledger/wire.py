@@ -70,9 +70,13 @@ async def ask(
             await _converse(reader, writer, body, size_bytes is None, answer)
     except (OSError, EOFError, ValueError, TimeoutError):
         answer.status = 0
+    except asyncio.CancelledError:
+        answer.status = 0
+        raise
     finally:
         if writer is not None:
-            writer.close()
+            # What is not answered must not go on: whoever asked has ended.
+            writer.close() if answer.status else writer.transport.abort()
     return answer
 
 
