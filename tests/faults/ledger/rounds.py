@@ -46,9 +46,10 @@ class Course:
 
 async def live(course: Course, name: str) -> None:
     """One stand with as many rounds as there are to be had; another when it cannot go on."""
-    lives = itertools.count()
-    while not await _live_once(course, f"{name}-{next(lives)}"):
-        pass
+    for life in itertools.count():
+        ended = await _live_once(course, f"{name}-{life}")
+        if ended or time.monotonic() > course.ends_at:
+            break
 
 
 async def _live_once(course: Course, name: str) -> bool:
