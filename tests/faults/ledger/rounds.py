@@ -18,7 +18,7 @@ from tests.faults.ledger.load import Load
 from tests.faults.ledger.plan import Planned
 from tests.faults.ledger.stand import LogKind, Stand
 
-BEFORE_SECONDS = (0.3, 1.5)
+BEFORE_LEASES = (0.15, 0.75)
 UPLOAD_LEASES = 2.5
 """How long a slow upload lasts at most, so that some begin before a fault and end after it."""
 SETTLE_LEASES = 4
@@ -96,7 +96,7 @@ async def _round(stand: Stand, planned: Planned, row: Row) -> None:
     load.begin()
     scene = Scene(stand, load, rng)
     try:
-        await asyncio.sleep(rng.uniform(*BEFORE_SECONDS))
+        await asyncio.sleep(lease * rng.uniform(*BEFORE_LEASES))
         row.detail = await KINDS[planned.kind](scene)
         over_at = _now()
         await _until_writes(stand, load, row, scene.lifted_at)
