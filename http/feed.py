@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 from aiohttp import web
@@ -14,6 +13,7 @@ from calotype.http.conversation import API, Api, actor_of, refuse_body, seconds_
 from calotype.http.event_stream import MEDIA as STREAM
 from calotype.http.event_stream import stream
 from calotype.http.history import POSITION_HEADER
+from calotype.http.paths import link
 from calotype.projections.cloudevents import readable_event
 from calotype.projections.feed import (
     BEFORE_ALL,
@@ -130,7 +130,7 @@ def _link(question: Question, **place: str) -> str:
         parameters["types"] = ",".join(question.types)
     if question.image is not None:
         parameters["image"] = str(question.image)
-    return f"{PATH}?{urlencode(parameters, safe=',')}"
+    return link(PATH, parameters.items(), safe=",")
 
 
 async def _understood(api: Api, project: str | None, given: dict[str, str]) -> Asked:

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, cast
-from urllib.parse import quote
 
 from calotype.commands.errors import Invalid
+from calotype.http.paths import link
 from calotype.projections.listing import Direction, Filter, ListQuery, Operator
 
 SORT_KEYS = (
@@ -73,14 +73,9 @@ def page_links(
     All parameters are kept, repeated ones too; only the marker is taken out or put in.
     """
     kept = [(name, value) for name, value in parameters if name != "marker"]
-    first = _link(path, kept)
-    following = None if next_marker is None else _link(path, [*kept, ("marker", next_marker)])
+    first = link(path, kept)
+    following = None if next_marker is None else link(path, [*kept, ("marker", next_marker)])
     return first, following
-
-
-def _link(path: str, parameters: list[tuple[str, str]]) -> str:
-    pairs = [f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in parameters]
-    return path + ("?" + "&".join(pairs) if pairs else "")
 
 
 def _column_filter(name: str, value: str, filters: list[Filter]) -> bool:

@@ -12,6 +12,7 @@ from calotype.commands.protections import Readable, readable_by
 from calotype.http.conversation import API, Api, actor_of, json_answer, refuse_body
 from calotype.http.filters import page_links, parse_list
 from calotype.http.images import check_text, shown, shown_page
+from calotype.http.paths import link
 from calotype.projections.history import History, difference, history_of
 from calotype.projections.images import readable_document
 from calotype.projections.listing import Moment
@@ -45,7 +46,7 @@ async def history(request: web.Request) -> web.Response:
     body: dict[str, Any] = {"image_id": found.image.image_id, "changes": changes}
     if found.more:
         position = changes[-1]["position"]
-        body["next"] = f"{request.path}?limit={limit}&after={position}"
+        body["next"] = link(request.path, [("limit", str(limit)), ("after", position)])
     return json_answer(orjson.dumps(body))
 
 

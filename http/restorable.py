@@ -3,7 +3,6 @@
 import re
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 import orjson
@@ -22,6 +21,7 @@ from calotype.http.conversation import (
     refuse_body,
 )
 from calotype.http.images import document_of
+from calotype.http.paths import link
 from calotype.projections.moments import rfc3339
 from calotype.projections.restorable import Row, Wanted, restorable_page, restorable_total
 
@@ -51,7 +51,7 @@ async def index(request: web.Request) -> web.Response:
     if len(rows) > limit:
         last = rows[limit - 1]
         again = {**given, "limit": str(limit), "marker": f"{last.deleted_at}_{last.id}"}
-        body["next"] = f"{PATH}?{urlencode(again)}"
+        body["next"] = link(PATH, again.items())
     return json_answer(orjson.dumps(body))
 
 

@@ -9,6 +9,7 @@ from calotype.commands.errors import Invalid
 from calotype.commands.policy import may
 from calotype.commands.protections import readable_by
 from calotype.http.conversation import API, actor_of, json_answer, json_object, refuse_body
+from calotype.http.paths import link
 from calotype.projections.webhooks.calls import (
     ALL,
     CHANGE,
@@ -103,9 +104,8 @@ async def parked(request: web.Request) -> web.Response:
     found = await webhooks.parked(project, name, after, limit + 1, readable)
     body: dict[str, Any] = {"parked": found[:limit]}
     if len(found) > limit:
-        again = f"limit={limit}&after={found[limit - 1]['position']}"
-        owner = f"&project={given['project']}" if "project" in given else ""
-        body["next"] = f"{request.path}?{again}{owner}"
+        again = {**given, "limit": str(limit), "after": found[limit - 1]["position"]}
+        body["next"] = link(request.path, again.items())
     return _answer(body)
 
 

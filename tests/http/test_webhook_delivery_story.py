@@ -4,6 +4,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from standardwebhooks import Webhook
@@ -123,6 +124,32 @@ async def test_what_fails_too_often_is_parked_and_sent_again_on_demand(
     assert await admin.parked() == []
     assert (await admin("POST", path)).status == 404
     assert (await admin("POST", f"{WEBHOOKS}/ci/parked/all/redeliver")).json == {"redelivered": 0}
+
+
+async def test_the_link_to_more_parked_messages_leads_there_whatever_the_project_is_called(
+    open_hooks: Any, becomes: Any, receiver: Any
+) -> None:
+    cloud = await open_hooks("headers", attempts=1)
+    project = "a&b=c d%26ü"
+    headers = {"X_Project_Id": project}
+    owner, operator = cloud.caller(None), cloud.caller("ops", "admin")
+    made = await owner("PUT", f"{WEBHOOKS}/ci", json={"url": receiver.url}, **headers)
+    assert made.status == 201, made.text
+    receiver.answer = lambda received: 400
+    for _ in range(3):
+        assert (await owner("POST", "/v2/images", json={}, **headers)).status == 201
+    path = f"{WEBHOOKS}/ci/parked?limit=2&project={quote(project)}"
+
+    async def all_parked() -> bool:
+        told = (await operator("GET", path.replace("limit=2", "limit=9"))).json
+        return len(told["parked"]) == 3
+
+    await becomes(all_parked)
+    first = (await operator("GET", path)).json
+    second = await operator("GET", first["next"])
+    assert second.status == 200, second.text
+    assert len({one["position"] for one in first["parked"] + second.json["parked"]}) == 3
+    assert "next" not in second.json
 
 
 async def test_an_endpoint_that_is_gone_is_disabled_until_its_owner_says_otherwise(
