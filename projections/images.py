@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from calotype.commands.image import Image
+from calotype.commands.image import Image, api_time
 from calotype.commands.protections import Readable
 from calotype.projections.restorable import restorable_rows
 from calotype.projections.tables import BLOBS, IMAGES, MEMBERS, PROPERTIES, RESTORABLE, TAGS
@@ -115,7 +115,7 @@ def image_document(image: Image) -> bytes:
             "os_hash_value": image.os_hash_value,
             "tags": image.tags,
             "created_at": image.created_at,
-            "updated_at": image.updated_at,
+            "updated_at": api_time(image.changed_on),
             "self": path,
             "file": path + "/file",
             "schema": "/v2/schemas/image",

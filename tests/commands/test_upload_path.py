@@ -1,77 +1,67 @@
 """One upload stays short: few files, a flat stack, nobody who only forwards."""
 
 import ast
+import json
+import os
+import shutil
+import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
-
-from calotype.http.routes import application
-from calotype.ops import wiring
-from calotype.ops.settings import load_settings
 
 ROOT = Path(__file__).parent.parent.parent
 ROOMS = ("commands", "projections", "stores", "http", "ops")
-MOST_FILES = 7
-DEEPEST_STACK = 6
+MOST_FILES, MOST_CALLS, DEEPEST_STACK = 20, 355, 7
+"""Over all threads. Of Glance these are 24, 970 and 18, without its database."""
+LEAST_CALLS = 150
+PASSED = {
+    "http/conversation.py", "http/data.py", "commands/data.py", "commands/image.py",
+    "stores/images/pipe.py", "stores/images/file.py", "stores/log/log.py",
+    "stores/log/recorder.py", "stores/log/sqlite.py", "projections/images.py",
+}  # fmt: skip
+"""An upload that does not run through these was not seen."""
+THREADS = {"MainThread", "image-hash", "image-write", "log-writer"}
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[TestClient[Any, Any]]:
-    settings = load_settings(None, data=str(tmp_path))
-    recorder = wiring.recorder_of(settings)
-    wiring.migrate(recorder)
-    parts = wiring.parts_of(settings, recorder)
-    app = application(wiring.api_of(settings, parts))
-    async with TestClient(TestServer(app)) as client:
-        yield client
-    await recorder.close()
+def _traced(folder: Path, **environment: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("traced_upload.py")), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    traced: dict[str, Any] = json.loads(done.stdout)
+    return traced
 
 
-def _own_file(frame: Any) -> str | None:
-    path = Path(frame.f_code.co_filename)
-    if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ROOMS:
-        return str(path.relative_to(ROOT))
-    return None
+def _check_budget(traced: dict[str, Any]) -> None:
+    calls = traced["calls"]
+    listed = "\n".join(f"{name}: {count}" for name, count in sorted(calls.items()))
+    files = {name.partition(":")[0] for name in calls}
+    assert files >= PASSED, f"not seen: {sorted(PASSED - files)}"
+    assert {name.partition("_")[0] for name in traced["threads"]} == THREADS
+    assert calls["commands/data.py:upload_data"] == 1
+    assert LEAST_CALLS <= sum(calls.values()) <= MOST_CALLS, listed
+    assert len(files) <= MOST_FILES, listed
+    assert len(traced["deepest"]) <= DEEPEST_STACK, "\n".join(traced["deepest"])
 
 
-async def test_an_upload_runs_through_seven_files_and_six_frames(client: Any) -> None:
-    body = {"disk_format": "raw", "container_format": "bare"}
-    image = await (await client.post("/v2/images", json=body)).json()
-    await client.get(f"/v2/images/{image['id']}")
-    files: dict[str, int] = {}
-    deepest: list[str] = []
+def test_an_upload_runs_through_twenty_files_and_seven_frames(tmp_path: Path) -> None:
+    _check_budget(_traced(tmp_path))
 
-    def trace(frame: Any, event: str, argument: Any) -> None:
-        nonlocal deepest
-        file = _own_file(frame) if event == "call" else None
-        if file is None:
-            return
-        files[file] = files.get(file, 0) + 1
-        stack = []
-        outer = frame
-        while outer is not None:
-            if own := _own_file(outer):
-                stack.append(f"{own}:{outer.f_code.co_name}")
-            outer = outer.f_back
-        if len(stack) > len(deepest):
-            deepest = stack[::-1]
 
-    sys.setprofile(trace)
-    try:
-        answer = await client.put(
-            f"/v2/images/{image['id']}/file",
-            data=b"x" * 3_000_000,
-            headers={"Content-Type": "application/octet-stream"},
-        )
-    finally:
-        sys.setprofile(None)
-    assert answer.status == 204
-    assert len(files) <= MOST_FILES, "\n".join(f"{f}: {n}" for f, n in files.items())
-    assert len(deepest) <= DEEPEST_STACK, "\n".join(deepest)
+def test_an_upload_through_an_installed_copy_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
+    installed = tmp_path / "site-packages"
+    for room in ROOMS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / room, installed / "calotype" / room, ignore=ignored)
+    traced = _traced(tmp_path / "data", PYTHONPATH=str(installed))
+    with pytest.raises(AssertionError, match="not seen"):
+        _check_budget(traced)
 
 
 def _only_forwards(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
