@@ -39,10 +39,10 @@ class BoundedCache(Generic[Key, Value]):
 
     def put(self, key: Key, value: Value, value_bytes: int) -> None:
         """Keeps a value of about so many bytes, in the place of those not used for longest."""
-        self.pop(key)
         size = value_bytes + ENTRY_BYTES
+        former = self._entries.pop(key, None)
         self._entries[key] = (value, size)
-        self.held_bytes += size
+        self.held_bytes += size if former is None else size - former[1]
         while self.held_bytes > self._limit_bytes:
             _, (_, size) = self._entries.popitem(last=False)
             self.held_bytes -= size

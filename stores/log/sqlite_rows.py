@@ -30,37 +30,27 @@ def replace_rows(connection: sqlite3.Connection, change: Replace) -> None:
     wanted = {key_of(row): row for row in map(_as_stored, change.rows)}
     if len(wanted) < len(change.rows):
         raise sqlite3.IntegrityError(f"{table.name}: two rows of one change have the same key")
+    is_key = " AND ".join(f"{name} = ?" for name in table.key)
     for key in standing.keys() - wanted.keys():
-        connection.execute(f"DELETE FROM {table.name} WHERE {_key_is(table)}", _values_of(key))
+        connection.execute(f"DELETE FROM {table.name} WHERE {is_key}", _values_of(key))
     for key, row in wanted.items():
         before = standing.get(key)
         if before is None:
             connection.execute(insert_statement(table), row)
         elif before != row:
-            _update(connection, table, before, row, _values_of(key))
+            statement, values = _update(table, before, row)
+            connection.execute(f"{statement} WHERE {is_key}", (*values, *_values_of(key)))
 
 
-def _update(
-    connection: sqlite3.Connection,
-    table: Table,
-    before: tuple[Any, ...],
-    row: tuple[Any, ...],
-    key: tuple[Any, ...],
-) -> None:
+def _update(table: Table, before: tuple[Any, ...], row: tuple[Any, ...]) -> tuple[str, list[Any]]:
+    """The beginning of the statement that sets what differs, and the values that it sets."""
     differing = [
         (column.name, value)
         for column, old, value in zip(table.columns, before, row, strict=True)
         if old != value
     ]
     settings = ", ".join(f"{name} = ?" for name, _ in differing)
-    connection.execute(
-        f"UPDATE {table.name} SET {settings} WHERE {_key_is(table)}",
-        (*(value for _, value in differing), *key),
-    )
-
-
-def _key_is(table: Table) -> str:
-    return " AND ".join(f"{name} = ?" for name in table.key)
+    return f"UPDATE {table.name} SET {settings}", [value for _, value in differing]
 
 
 def _values_of(key: Any) -> tuple[Any, ...]:
