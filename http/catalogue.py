@@ -12,6 +12,17 @@ from calotype.projections.cloudevents import topic_of
 _LASTING = "public, max-age=300"
 
 
+async def calls(request: web.Request) -> web.Response:
+    """GET /log/v1: the calls that there are below it."""
+    refuse_body(request)
+    methods: dict[str, set[str]] = {}
+    for resource in request.app.router.resources():
+        if resource.canonical.startswith("/log/v1/"):
+            methods[resource.canonical] = {route.method for route in resource}
+    listed = [{"path": path, "methods": sorted(names)} for path, names in sorted(methods.items())]
+    return _answer({"calls": listed}, "application/json")
+
+
 async def index(request: web.Request) -> web.Response:
     """GET /log/v1/schemas: every event type with its version and a sample."""
     refuse_body(request)

@@ -36,6 +36,7 @@ from calotype.projections.consumers import Consumers
 from calotype.projections.feed import Feed
 from calotype.projections.moments import Moments
 from calotype.projections.queries import Queries
+from calotype.projections.stream_tickets import StreamTickets
 from calotype.projections.webhooks.calls import Webhooks
 from calotype.stores.log.log import LogFull, LogUnavailable, TooManyConflicts
 
@@ -75,6 +76,7 @@ class Api:
     feed: Feed
     consumers: Consumers
     webhooks: Webhooks
+    tickets: StreamTickets
     identify: Identify
     """Tells who asks, or is the one that everybody is. Raises Unauthenticated."""
     policy: Policy = DEFAULT_POLICY
@@ -107,6 +109,10 @@ class Api:
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 API: web.AppKey[Api] = web.AppKey("api", Api)
 _ACTOR: web.RequestKey[Actor] = web.RequestKey("actor", Actor)
+_ASKING: web.RequestKey[web.Request] = web.RequestKey("asking", web.Request)
+"""The request that tells who asks, where it is another one."""
+STREAM = "/log/v1/events"
+"""The one call that takes tickets."""
 _NEED_ACTOR = ("/v2/", OWN_CALLS)
 ELSEWHERE: web.AppKey[Handler] = web.AppKey("elsewhere", Callable)  # type: ignore[arg-type]
 """Handles the paths that no route takes."""
@@ -258,8 +264,18 @@ async def identify(request: web.Request) -> None:
     """
     tell = request.app[API].identify
     if not isinstance(tell, Actor) and _ACTOR not in request:
-        found = tell(request)
+        if request.path == STREAM and "ticket" in request.query:
+            request[_ASKING] = await _of_ticket(request)
+        found = tell(request.get(_ASKING, request))
         request[_ACTOR] = found if isinstance(found, Actor) else await found
+
+
+async def _of_ticket(request: web.Request) -> web.Request:
+    """The request as the one to whom its ticket was given would have sent it."""
+    headers = await request.app[API].tickets.redeem(request.query["ticket"])
+    if headers is None:
+        raise Unauthenticated("The ticket is used or over: get another one.")
+    return request.clone(headers=headers)
 
 
 async def identify_again(request: web.Request) -> Actor:
@@ -270,7 +286,7 @@ async def identify_again(request: web.Request) -> Actor:
     """
     tell = request.app[API].identify
     if not isinstance(tell, Actor):
-        found = tell(request)
+        found = tell(request.get(_ASKING, request))
         request[_ACTOR] = found if isinstance(found, Actor) else await found
     return actor_of(request)
 

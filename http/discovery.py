@@ -117,7 +117,10 @@ async def usage(request: web.Request) -> web.Response:
 
 
 async def healthcheck(request: web.Request) -> web.Response:
-    """GET /healthcheck: OK, or 503 with the reason that a load balancer should look elsewhere."""
+    """/healthcheck: OK, or 503 with the reason that a load balancer should look elsewhere.
+
+    As the middleware that Glance has: HEAD is answered 204, JSON given where it is asked for.
+    """
     api = request.app[API]
     reason = ""
     if api.draining:
@@ -128,6 +131,13 @@ async def healthcheck(request: web.Request) -> web.Response:
         trouble = await api.parts.log.recorder.trouble()
         if trouble is not None:
             reason = f"EVENT LOG UNAVAILABLE: {trouble}"
+    status = 503 if reason else 204 if request.method == "HEAD" else 200
+    accept = request.headers.get("Accept", "")
+    if request.method == "HEAD":
+        return web.Response(status=status)
+    if "application/json" in accept:
+        body = {"detailed": False, "reasons": [reason or "OK"]}
+        return json_answer(orjson.dumps(body, option=orjson.OPT_INDENT_2), status)
     if reason:
-        return error_answer(503, reason, request.headers.get("Accept"))
+        return error_answer(status, reason, accept)
     return web.Response(text="OK")

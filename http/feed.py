@@ -9,6 +9,7 @@ from aiohttp import web
 
 from calotype.commands.errors import Invalid
 from calotype.commands.protections import readable_by
+from calotype.http import conversation
 from calotype.http.conversation import API, Api, actor_of, refuse_body, seconds_left
 from calotype.http.event_stream import MEDIA as STREAM
 from calotype.http.event_stream import stream
@@ -24,7 +25,7 @@ from calotype.projections.feed import (
     reader_of,
 )
 
-PATH = "/log/v1/events"
+PATH = conversation.STREAM
 BATCH = "application/cloudevents-batch+json"
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 LONGEST_WAIT_SECONDS = 60
@@ -32,7 +33,7 @@ LONGEST_WAIT_SECONDS = 60
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 
-_KNOWN = ("after", "types", "image", "limit", "wait", "snapshot", "marker")
+_KNOWN = ("after", "types", "image", "limit", "wait", "snapshot", "marker", "ticket")
 _VARY = "Accept, Authorization, X-Auth-Token, X-Project-Id, X-Roles"
 
 
@@ -60,6 +61,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     streams = STREAM in request.headers.get("Accept", "").lower()
     if streams:
         _refuse_what_a_stream_has_not(given)
+    elif "ticket" in given:
+        raise Invalid("A ticket is for a stream: send Accept: text/event-stream.", "ticket")
     asked = await _understood(api, project, given)
     if streams:
         last = request.headers.get("Last-Event-ID")

@@ -13,6 +13,7 @@ from calotype.http import (
     images,
     members,
     restorable,
+    tickets,
     webhooks,
 )
 from calotype.http.basic import BasicIdentity
@@ -40,7 +41,9 @@ ROUTES = (
     ("DELETE", IMAGE + "/members/{member}", members.remove),
     ("POST", IMAGE + "/actions/deactivate", images.deactivate),
     ("POST", IMAGE + "/actions/reactivate", images.reactivate),
+    ("GET", "/log/v1", catalogue.calls),
     ("GET", "/log/v1/events", feed.events),
+    ("POST", "/log/v1/stream-tickets", tickets.issue),
     ("GET", "/log/v1/consumers", consumers.index),
     ("PUT", CONSUMER, consumers.put),
     ("GET", CONSUMER, consumers.show),
@@ -81,6 +84,7 @@ ROUTES = (
     ("GET", "/v2/info/usage", discovery.usage),
     ("*", "/v2/info/usage", discovery.elsewhere),
     ("GET", "/healthcheck", discovery.healthcheck),
+    ("HEAD", "/healthcheck", discovery.healthcheck),
     ("*", "/v2", discovery.redirect_to_v2),
     ("*", "/versions", discovery.versions),
     ("*", "/versions/{rest:.*}", discovery.versions),

@@ -26,6 +26,7 @@ from calotype.projections.sinks.existing import AUDITS
 from calotype.projections.sinks.parked import PARKED, STATES
 from calotype.projections.span_folding import ImageSpans
 from calotype.projections.spans import FOLLOWER, SPAN_TABLES
+from calotype.projections.stream_tickets import STREAM_TICKETS, StreamTickets
 from calotype.projections.tables import TABLES
 from calotype.projections.usage import recount
 from calotype.projections.version_snapshots import VERSION_SNAPSHOTS
@@ -53,6 +54,7 @@ QUERY_TABLES = (
     STATES,
     AUDITS,
     audience.EVENT_AUDIENCE,
+    STREAM_TICKETS,
 )
 
 
@@ -151,6 +153,7 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         feed=feed,
         consumers=consumers,
         webhooks=webhooks_of(settings, recorder, consumers),
+        tickets=StreamTickets(recorder),
         identify=identity_of(settings),
         policy=load_policy(settings.policy, settings.property_protections),
         json_body_bytes=settings.http.json_body_bytes,
