@@ -9,7 +9,7 @@ KEYSTONE := .venv-keystone
 CEILOMETER := .venv-ceilometer
 JAVASCRIPT := tests/clients/cloudevents_js
 
-.PHONY: serve test test-long faults tools test-quick lint bench clean
+.PHONY: serve test test-long faults fuzz tools test-quick lint bench clean
 
 serve: $(VENV)/.service
 	$(BIN)/calotype serve
@@ -26,6 +26,11 @@ test-long: $(VENV)/.tests $(KEYSTONE)/.installed $(CEILOMETER)/.installed tools
 faults: $(VENV)/.tests tools
 	$(BIN)/python -m tests.faults.ledger --minutes $(or $(MINUTES),10) --rounds $(or $(ROUNDS),0) \
 		--seed "$(SEED)" --log $(or $(LOG),both) --lease-seconds $(or $(LEASE_SECONDS),2)
+
+# Hostile requests over every route, on each log: make fuzz REQUESTS=100000 SEED=7
+fuzz: $(VENV)/.tests
+	CALOTYPE_FUZZ_REQUESTS=$(or $(REQUESTS),100000) CALOTYPE_FUZZ_SEED=$(or $(SEED),1) \
+		$(BIN)/python -m pytest -m long --timeout 7200 -s tests/fuzz
 
 # Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of. And a real
 # RabbitMQ, which the package must not start by itself (RUNLEVEL): the tests start their own.

@@ -3,12 +3,15 @@
 import asyncio
 import re
 import socket
+from collections.abc import Awaitable
 from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import BadHttpMethod
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import BadHttpMethod, BadStatusLine
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
 
 from calotype.http.errors import SERVER, error_answer
 
@@ -19,6 +22,7 @@ IDLE_SECONDS = 75
 READ_BUFFER_BYTES = 1 << 15
 """How much of a request's body aiohttp holds before it stops reading from the client."""
 _PROBE_AFTER_SECONDS, _PROBE_EVERY_SECONDS, _PROBES = 30, 10, 3
+_SPOKEN = (HttpVersion10, HttpVersion11)
 _REQUEST_LINE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^ \\]+ HTTP/1\.[01]$")
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nServer: %b\r\nRetry-After: 2\r\n"
@@ -48,14 +52,20 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if not self._messages:
+            return
+        for number, (message, _) in enumerate(self._messages):
+            if isinstance(message, RawRequestMessage) and message.version not in _SPOKEN:
+                # The parser takes versions that nobody here speaks, and would answer in them.
+                error = BadStatusLine("", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
+                self._messages[number] = (_ErrInfo(400, error, ""), EMPTY_PAYLOAD)
         # Where a body turns out to be malformed, aiohttp queues a refusal behind the running
         # request, and leaves that one to wait for the rest for ever.
         running = self._current_request
         if (
-            self._messages
-            and running is not None
+            running is not None
             and not running.content.is_eof()
-            and isinstance(getattr(self._messages[-1][0], "exc", None), Exception)
+            and isinstance(self._messages[-1][0], _ErrInfo)
         ):
             running._cancel(RequestPayloadError("The body is malformed."))
 
@@ -75,7 +85,6 @@ class Connection(RequestHandler):
         if isinstance(exc, BadHttpMethod) and _names_method(exc):
             status = 501
         response = error_answer(status, "", request.headers.get("Accept"))
-        response.headers["Server"] = SERVER
         response.force_close()
         return response
 
@@ -101,18 +110,29 @@ def _names_method(error: BadHttpMethod) -> bool:
     return _REQUEST_LINE.match(line) is not None
 
 
+async def _refuse(request: web.BaseRequest, status: int) -> web.StreamResponse:
+    return error_answer(status, "", request.headers.get("Accept"))
+
+
 class Connections(web.Server):
     """All connections of a process; beyond `most` those that are idle longest are closed."""
 
     def __init__(self, server: web.Server, most: int) -> None:
+        self._application = server.request_handler
         super().__init__(
-            server.request_handler,
+            self._handle,
             request_factory=server.request_factory,
             handler_cancellation=server.handler_cancellation,
             loop=server._loop,
             **server._kwargs,
         )
         self._most = most
+
+    def _handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        # aiohttp would quote what is expected, and fails at what is no text.
+        if request.headers.get("Expect", "100-continue").lower() != "100-continue":
+            return _refuse(request, 417)
+        return self._application(request)
 
     def __call__(self) -> RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)

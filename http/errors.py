@@ -107,7 +107,7 @@ def error_answer(
         body=body.encode(),
         status=status,
         reason=title,
-        headers={"Content-Type": content_type, **(headers or {})},
+        headers={"Content-Type": content_type, "Server": SERVER, **(headers or {})},
     )
 
 
