@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from calotype.commands.errors import Invalid
 from calotype.ops import wiring
 from calotype.ops.audit_key import key_file, make_key, signer_of
+from calotype.ops.remembering import misfits, places_of
 from calotype.ops.settings import Settings, SettingsError, load_settings
 from calotype.projections.notes import (
     BadNote,
@@ -92,6 +93,7 @@ def verify(
     recorder = wiring.ready_recorder(settings)
     try:
         found = _check(recorder, verifiers, kept)
+        beyond = _misfits(settings, recorder)
     except Mismatch as error:
         position = positions_now(recorder).encode(error.position)
         typer.echo(f"DOES NOT FIT at position {position}: {error}")
@@ -103,7 +105,9 @@ def verify(
         code = _report(found, bool(verifiers), positions_now(recorder))
     finally:
         recorder.close_now()
-    raise typer.Exit(code)
+    for line in beyond:
+        typer.echo(f"DOES NOT FIT: the log is not what it was: {line}")
+    raise typer.Exit(max(code, int(bool(beyond))))
 
 
 @app.command()
@@ -193,6 +197,19 @@ def _proof(
         raise typer.Exit(1) from None
     finally:
         recorder.close_now()
+
+
+def _misfits(settings: Settings, recorder: GroupCommitRecorder) -> list[str]:
+    """Where more of the log is remembered than there is of it."""
+    directory = settings.store_options().get("directory")
+    if directory is not None and not os.path.isdir(directory):
+        return misfits(recorder, places_of(settings, {}))  # Looking makes no directory.
+    stores = wiring.stores_of(settings)
+    try:
+        return misfits(recorder, places_of(settings, stores))
+    finally:
+        for driver in stores.values():
+            driver.close()
 
 
 def _verifiers(settings: Settings, keys: Sequence[str]) -> list[Verifier]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from calotype.ops import (
+    adopting,
     audit,
     consumers,
     event_log,
@@ -25,6 +26,7 @@ from calotype.ops import (
     wiring,
 )
 from calotype.ops.options import ConfigOption, DataOption, LogUrlOption
+from calotype.ops.remembering import check_log, places_of
 from calotype.ops.settings import Settings, SettingsError, load_settings
 from calotype.ops.sink_wiring import check_files, silent_downloads
 from calotype.stores.log.log import LogUnavailable
@@ -40,9 +42,11 @@ config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True
 app.add_typer(config_app, name="config")
 app.add_typer(audit.app, name="audit")
 app.add_typer(consumers.app, name="consumers")
+event_log.app.command("begin-epoch")(adopting.begin_epoch)
 app.add_typer(event_log.app, name="log")
 app.add_typer(projections.app, name="projections")
 app.add_typer(sinks.app, name="sinks")
+app.add_typer(adopting.stores_app, name="stores")
 app.add_typer(webhooks.app, name="webhooks")
 app.command()(history.history)
 app.command()(replay.replay)
@@ -157,15 +161,16 @@ def reconcile(
     _log_to_stderr()
 
     async def go() -> int:
-        recorder = wiring.recorder_of(settings)
+        recorder = wiring.ready_recorder(settings)
         parts = wiring.parts_of(settings, recorder)
         try:
+            await asyncio.to_thread(check_log, recorder, places_of(settings, parts.stores))
             findings = await run(
                 parts, Queries(recorder), grace_seconds=grace_seconds, dry_run=dry_run
             )
         finally:
             await recorder.close()
-        for name in ("orphans", "unfinished", "missing"):
+        for name in ("orphans", "unfinished", "beyond", "missing"):
             for url in getattr(findings, name):
                 typer.echo(f"{name.rstrip('s'):<12}{url}")
         typer.echo(

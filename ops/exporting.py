@@ -46,8 +46,9 @@ def row_of(notification: Notification) -> tuple[Any, ...]:
 def stored_line(positions: Positions, notification: Notification) -> bytes:
     """One stored event as JSON. What is read from it again is the same to the last byte."""
     state = bytes(notification.state)
+    # One identity for the whole file, also where the log was set back once: it is of one log.
     line: dict[str, Any] = {
-        "position": positions.encode(notification.id),
+        "position": Positions(positions.log_id).encode(notification.id),
         "id": str(notification.originator_id),
         "version": notification.originator_version,
         "topic": notification.topic,

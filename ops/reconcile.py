@@ -10,13 +10,39 @@ import time
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from calotype.commands.keys import written_for
 from calotype.commands.parts import Parts
 from calotype.commands.places import url_now
 from calotype.ops.sweeper import Swept, sweep
+from calotype.projections.epochs import last_event_time, lost_times
 from calotype.projections.queries import Queries
 from calotype.stores.images.driver import DataMissing, Driver, Found, StoreForbidden
+from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE = 500
+CLOCKS_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The times of which the log can tell what was written."""
+
+    until: float
+    """When its last event was written, in seconds since 1970."""
+    lost: list[tuple[float, float]]
+    """From when until when it has lost its events."""
+
+    def may_have_lost(self, moment: float) -> bool:
+        """Whether an event of this time may be missing; clocks may differ by a minute."""
+        return moment > self.until - CLOCKS_SECONDS or any(
+            start - CLOCKS_SECONDS < moment < end + CLOCKS_SECONDS for start, end in self.lost
+        )
+
+
+def reach_of(recorder: GroupCommitRecorder) -> Reach:
+    """The reach of this log."""
+    lost = [(start.timestamp(), end.timestamp()) for start, end in lost_times(recorder)]
+    return Reach(last_event_time(recorder).timestamp(), lost)
 
 
 @dataclass(slots=True)
@@ -27,6 +53,9 @@ class Findings:
     """Whole objects that no image knows of."""
     unfinished: list[str] = field(default_factory=list)
     """Left-overs of broken writes."""
+    beyond: list[str] = field(default_factory=list)
+    """Objects that Calotype wrote in a time of which the log has lost its events, or that it does
+    not reach yet. They may be the only copy, so they are never removed."""
     missing: list[str] = field(default_factory=list)
     """Bytes that an image stands on but that are not there."""
     recent: int = 0
@@ -42,13 +71,15 @@ async def reconcile(
     findings = Findings()
     if not dry_run:
         findings.swept = await sweep(parts, queries)
+    reach = await asyncio.to_thread(reach_of, parts.log.recorder)
     for store, driver in parts.stores.items():
-        await _orphans(store, driver, queries, findings, grace_seconds, dry_run)
+        await _orphans(reach, store, driver, queries, findings, grace_seconds, dry_run)
     await _missing(parts, queries, findings)
     return findings
 
 
 async def _orphans(
+    reach: Reach,
     store: str,
     driver: Driver,
     queries: Queries,
@@ -60,6 +91,9 @@ async def _orphans(
     while (thing := await asyncio.to_thread(next, things, None)) is not None:
         if not thing.unfinished and await queries.is_known(store, thing.url.rpartition("/")[2]):
             continue
+        if not thing.unfinished and await _is_beyond(reach, queries, thing):
+            findings.beyond.append(thing.url)
+            continue
         if thing.modified_at > time.time() - grace_seconds:
             findings.recent += 1
             continue
@@ -67,6 +101,16 @@ async def _orphans(
         if not dry_run:
             await asyncio.to_thread(_remove, driver, thing)
             findings.removed += 1
+
+
+async def _is_beyond(reach: Reach, queries: Queries, thing: Found) -> bool:
+    """Whether the log may have known of these bytes once: their intent came before them."""
+    written = written_for(thing.url)
+    return (
+        written is not None
+        and reach.may_have_lost(thing.modified_at)
+        and not await queries.has_begun(*written)
+    )
 
 
 def _remove(driver: Driver, thing: Found) -> None:

@@ -25,6 +25,7 @@ from calotype.ops.htpasswd import watch_logins
 from calotype.ops.identity import identity_of
 from calotype.ops.listening import listening_socket, most_connections, raise_descriptor_limit
 from calotype.ops.policy_files import load_policy, watch_policy
+from calotype.ops.remembering import Rememberer, check_log, places_of
 from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
 from calotype.ops.sink_wiring import registered_deliveries
@@ -54,8 +55,23 @@ def prepare(settings: Settings) -> None:
                 make_key(settings)
         elif not wiring.is_up_to_date(recorder):
             raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+        _check_stores(settings, recorder)
     finally:
         recorder.close_now()
+
+
+def _check_stores(settings: Settings, recorder: GroupCommitRecorder) -> None:
+    """Raises SettingsError unless the stores can be used and belong to this log as it is."""
+    stores = wiring.stores_of(settings)
+    try:
+        for driver in stores.values():
+            driver.check()
+        check_log(recorder, places_of(settings, stores))
+    except StoreError as error:
+        raise SettingsError(f"store: {error}") from None
+    finally:
+        for driver in stores.values():
+            driver.close()
 
 
 def serve(settings: Settings) -> int:
@@ -74,11 +90,7 @@ async def _serve(settings: Settings) -> int:
     recorder = wiring.recorder_of(settings)
     parts = wiring.parts_of(settings, recorder)
     api = wiring.api_of(settings, parts)
-    try:
-        for driver in parts.stores.values():
-            await asyncio.to_thread(driver.check)
-    except StoreError as error:
-        raise SettingsError(f"store: {error}") from None
+    rememberer = Rememberer(recorder, places_of(settings, parts.stores))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -87,7 +99,10 @@ async def _serve(settings: Settings) -> int:
     )
     chores = [
         asyncio.create_task(chore)
-        for chore in await _chores(settings, parts, api, signer, stopping)
+        for chore in [
+            *await _chores(settings, parts, api, signer, stopping),
+            rememberer.run(),
+        ]
     ]
     runner = Runner(
         application(api),
@@ -115,6 +130,7 @@ async def _serve(settings: Settings) -> int:
     for chore in chores:
         chore.cancel()
     await asyncio.gather(*chores, return_exceptions=True)
+    await rememberer.finish()
     await _give_back(recorder, parts.process_id)
     for driver in parts.stores.values():
         await asyncio.to_thread(driver.close)

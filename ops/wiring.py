@@ -31,6 +31,7 @@ from calotype.projections.tables import TABLES
 from calotype.projections.usage import recount
 from calotype.projections.version_snapshots import VERSION_SNAPSHOTS
 from calotype.projections.waking import Waking
+from calotype.stores.images.driver import Driver
 from calotype.stores.images.opening import open_driver
 from calotype.stores.log.leases import LeaseTerms
 from calotype.stores.log.log import CACHE_BYTES, EventLog
@@ -90,6 +91,11 @@ def ready_recorder(settings: Settings) -> GroupCommitRecorder:
     return recorder
 
 
+def stores_of(settings: Settings) -> dict[str, Driver]:
+    """The drivers of the stores, by the names that the operator gave them."""
+    return {settings.store.name: open_driver(settings.store.kind, settings.store_options())}
+
+
 def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
     """What commands work with."""
     quotas = quotas_of(settings, recorder)
@@ -101,7 +107,7 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
             snapshots=IMAGE_SNAPSHOTS,
             cache_bytes=settings.log.cache_bytes,
         ),
-        stores={settings.store.name: open_driver(settings.store.kind, settings.store_options())},
+        stores=stores_of(settings),
         default_store=settings.store.name,
         quotas=quotas,
         limits=Limits(**settings.limits.model_dump(include=set(Limits.__slots__))),

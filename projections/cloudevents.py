@@ -108,7 +108,7 @@ def cloud_event(
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": positions.encode(position),
-        "source": source_of(positions),
+        "source": source_of(positions, position),
         "type": type_of(topic),
         "subject": str(originator_id),
         "time": state["timestamp"],
@@ -150,7 +150,7 @@ def encoded_snapshot(
         {
             "specversion": "1.0",
             "id": f"{positions.encode(position)}/{image_id}",
-            "source": source_of(positions),
+            "source": source_of(positions, position),
             "type": SNAPSHOT,
             "subject": str(image_id),
             "datacontenttype": "application/json",
@@ -180,6 +180,6 @@ def readable_event(event: bytes, readable: Readable | None) -> bytes:
     return orjson.dumps(told)
 
 
-def source_of(positions: Positions) -> str:
-    """The `source` of all events of one log."""
-    return f"urn:calotype:log:{positions.log_id}"
+def source_of(positions: Positions, position: int) -> str:
+    """The `source` of the events of a log; of older ones after a new epoch that of before."""
+    return f"urn:calotype:log:{positions.log_of(position)}"

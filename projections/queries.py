@@ -43,6 +43,9 @@ _UNSETTLED = (
     "ORDER BY image_id LIMIT :limit"
 )
 _BLOBS_OF_IMAGE = f"SELECT url FROM {BLOBS.name} WHERE image_id = :id AND store = :store"
+_UPLOADS_OF_IMAGE = (
+    "SELECT state FROM stored_events WHERE originator_id = :id AND topic = 'image.upload_started'"
+)
 _BLOB_BY_NAME = f"SELECT url FROM {BLOBS.name} WHERE store = :store AND url LIKE :end LIMIT 1"
 _STORED_BLOBS = (
     f"SELECT url, image_id, store FROM {BLOBS.name} "
@@ -207,6 +210,11 @@ class Queries:
         # What somebody else put there is rare. A `_` fits any character, which only keeps more.
         values = {"store": store, "end": f"%/{key}"}
         return bool(await self._recorder.fetch(_BLOB_BY_NAME, values, heavy=True))
+
+    async def has_begun(self, image_id: str, upload_id: str) -> bool:
+        """Whether the log has the intent of this upload."""
+        rows = await self._recorder.fetch(_UPLOADS_OF_IMAGE, {"id": UUID(image_id)})
+        return any(orjson.loads(bytes(state))["upload_id"] == upload_id for (state,) in rows)
 
     async def stored_blobs(self, after: str, limit: int) -> list[tuple[str, UUID, str]]:
         """`(url, image, store)` of bytes that images stand on, in order of URL, for paging.

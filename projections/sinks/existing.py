@@ -145,6 +145,7 @@ class Existing:
         return self._envelope.messages(
             glance.exists(image, api_time(audit.beginning), ending),
             name=f"exists/{image['id']}/{ending}",
+            position=audit.position,
             lane=image["id"],
             moment=audit.ending,
             headers={"calotype-position": self._envelope.positions.encode(audit.position)},

@@ -38,25 +38,26 @@ class OsloEnvelope:
         self._publisher_id = publisher_id
         self._topics = topics
         self._disabled = disabled
-        self._namespace = uuid5(_NAMESPACE, positions.log_id)
 
     def messages(
         self,
         notification: GlanceNotification,
         *,
         name: str,
+        position: int,
         lane: str,
         moment: datetime,
         headers: dict[str, str],
     ) -> list[Message]:
         """The messages of a notification, one for each topic; none where it is disabled.
 
-        `name` tells it from all others of this log. `headers` go beside the envelope, where
-        consumers that do not know them do not look.
+        `name` tells it from all others of the log as it was called at `position`. `headers` go
+        beside the envelope, where consumers that do not know them do not look.
         """
         if glance.is_disabled(notification.event_type, self._disabled):
             return []
-        message_id = uuid5(self._namespace, name)
+        namespace = uuid5(_NAMESPACE, self.positions.log_of(position))
+        message_id = uuid5(namespace, name)
         inner = {
             "message_id": str(message_id),
             "publisher_id": self._publisher_id,
@@ -117,6 +118,7 @@ class OsloTelling:
             for message in self._envelope.messages(
                 notification,
                 name=f"{event.id}/{number}",
+                position=event.id,
                 lane=lane,
                 moment=fact.timestamp,
                 headers=headers,

@@ -245,7 +245,7 @@ class Webhooks:
             {
                 "specversion": "1.0",
                 "id": message,
-                "source": source_of(positions),
+                "source": source_of(positions, await self.consumers.feed.head()),
                 "type": TEST_EVENT,
                 "time": clock_text(datetime.now(UTC)),
                 "datacontenttype": "application/json",

@@ -162,6 +162,19 @@ class Driver(Protocol):
         finished thing.
         """
 
+    def read_marker(self) -> bytes | None:
+        """What `write_marker` wrote last; None where nothing was ever written.
+
+        Raises StoreUnavailable, StoreForbidden.
+        """
+
+    def write_marker(self, content: bytes) -> None:
+        """Keeps a few hundred bytes beside the data, whole or not at all, in place of the last.
+
+        They stand under a name that can be no key, so they are never read, listed or removed as
+        data. Raises StoreFull, StoreUnavailable, StoreForbidden.
+        """
+
     def check(self) -> None:
         """Raises when the store cannot be used, with the fix; for start-up and readiness.
 

@@ -24,7 +24,7 @@ from calotype.stores.images.driver import (
     StoreFull,
     StoreUnavailable,
 )
-from calotype.stores.images.keys import checked_key, is_key, key_in
+from calotype.stores.images.keys import MARKER, checked_key, is_key, key_in
 
 _INCOMING = ".incoming"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -159,6 +159,35 @@ class FileDriver:
             return
         except OSError as error:
             raise store_error(error, f"Cannot discard a file in {self._incoming}") from error
+
+    def read_marker(self) -> bytes | None:
+        path = os.path.join(self._directory, MARKER)
+        try:
+            return Path(path).read_bytes()
+        except FileNotFoundError as error:
+            if os.path.isdir(self._incoming):
+                return None
+            raise self._unreadable(error, path) from error
+        except OSError as error:
+            raise store_error(error, f"Cannot read {path}") from error
+
+    def write_marker(self, content: bytes) -> None:
+        path = os.path.join(self._directory, MARKER)
+        unfinished = f"{path}.{secrets.token_hex(8)}"
+        try:
+            descriptor = os.open(unfinished, _NEW_FILE, _FILE_MODE)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(unfinished, path)
+            except BaseException:
+                os.unlink(unfinished)
+                raise
+            _sync_folder(self._directory)
+        except OSError as error:
+            raise store_error(error, f"Cannot write {path}") from error
 
     def check(self) -> None:
         probe = os.path.join(self._incoming, f"check.{secrets.token_hex(8)}")

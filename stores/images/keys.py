@@ -4,6 +4,9 @@ import re
 
 from calotype.stores.images.driver import StoreForbidden
 
+MARKER = ".calotype"
+"""The name of what a store keeps about itself; with its leading dot it can be no key."""
+
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 
 

@@ -1,5 +1,6 @@
 """Image data as objects in one bucket of a server that speaks S3."""
 
+import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,7 +20,7 @@ from calotype.stores.images.driver import (
     StoreForbidden,
     StoreUnavailable,
 )
-from calotype.stores.images.keys import checked_key, is_key, key_in
+from calotype.stores.images.keys import MARKER, checked_key, is_key, key_in
 from calotype.stores.images.s3_answers import FAILURES, refusal_of
 from calotype.stores.images.s3_reading import S3Source
 from calotype.stores.images.s3_writing import S3Sink
@@ -28,6 +29,7 @@ LEAST_PART_SIZE_BYTES = 5 << 20
 """S3 refuses smaller parts, except for the last one."""
 MOST_PART_SIZE_BYTES = 1 << 30
 """A part is held in memory."""
+_LONGEST_MARKER_BYTES = 1 << 16
 _DEFAULTS: dict[str, Any] = {
     "region": "us-east-1",
     "prefix": "",
@@ -182,6 +184,28 @@ class S3Driver:
             refusal = refusal_of(error, f"Cannot discard an upload to {thing.url}")
             if not isinstance(refusal, DataMissing):
                 raise refusal from None
+
+    def read_marker(self) -> bytes | None:
+        doing = f"Cannot read the marker of {self.base_url}"
+        try:
+            answer = self._client.get_object(self._bucket, self._prefix + MARKER)
+            try:
+                return bytes(answer.read(_LONGEST_MARKER_BYTES))
+            finally:
+                answer.close()
+                answer.release_conn()
+        except FAILURES as error:
+            refusal = refusal_of(error, doing)
+            if isinstance(refusal, DataMissing):
+                return None
+            raise refusal from None
+
+    def write_marker(self, content: bytes) -> None:
+        name = self._prefix + MARKER
+        try:
+            self._client.put_object(self._bucket, name, io.BytesIO(content), len(content))
+        except FAILURES as error:
+            raise refusal_of(error, f"Cannot write the marker of {self.base_url}") from None
 
     def check(self) -> None:
         if self._create_bucket:

@@ -46,7 +46,7 @@ def _half_an_upload(service: Any, image_id: str, announced: int, sent: int) -> s
 
 
 def _files(service: Any) -> list[Path]:
-    return [path for path in (service.folder / "images").rglob("*") if path.is_file()]
+    return [path for path in (service.folder / "images").rglob("[!.]*") if path.is_file()]
 
 
 def test_no_acknowledged_command_is_lost_when_the_writer_is_killed_under_load(

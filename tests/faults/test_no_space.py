@@ -26,7 +26,7 @@ def test_an_upload_that_does_not_fit_is_413_and_the_image_is_queued_again(
     assert refused.status_code == 413
     shown = requests.get(url, timeout=30).json()
     assert (shown["status"], shown["size"], shown["checksum"]) == ("queued", None, None)
-    assert [path for path in (service.folder / "images").rglob("*") if path.is_file()] == []
+    assert [path for path in (service.folder / "images").rglob("[!.]*") if path.is_file()] == []
     fits = requests.put(f"{url}/file", data=data[: 1 << 20], headers=OCTETS, timeout=60)
     assert fits.status_code == 204
     assert requests.get(f"{url}/file", timeout=30).content == data[: 1 << 20]
