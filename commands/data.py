@@ -27,16 +27,18 @@ from calotype.commands.image import Image, image_uuid
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
 from calotype.commands.places import url_now
 from calotype.commands.policy import Actor, Cause, require
-from calotype.commands.states import DOOMED
+from calotype.commands.states import DOOMED, Blob
 from calotype.stores.images import driver as stores
 from calotype.stores.images import pipe
 from calotype.stores.images.inspecting import Claim, ContentRefused
+from calotype.stores.images.threads import threads_of
 
 STORE_REFUSALS: dict[type[stores.StoreError], type[CalotypeError]] = {
     stores.StoreFull: LimitExceeded,
     stores.StoreForbidden: Unavailable,
     stores.DataExists: Conflict,
     stores.StoreUnavailable: Unavailable,
+    stores.DataMissing: Gone,
     pipe.TooLarge: LimitExceeded,
     pipe.SizeMismatch: Invalid,
     pipe.DigestMismatch: Invalid,
@@ -44,6 +46,8 @@ STORE_REFUSALS: dict[type[stores.StoreError], type[CalotypeError]] = {
 }
 
 
+_LEASE_PATIENCE_SECONDS = 5.0
+"""How long an upload that has come waits for the log to say that this process lives."""
 LARGEST_BYTES = 1 << 50
 """No image is larger, whatever the limits, so that sums of announced sizes stay countable."""
 
@@ -89,12 +93,16 @@ async def upload_data(
     `size_bytes` is what the caller announced (None: unknown); `md5` its hexadecimal Content-MD5.
     Raises Conflict when the image is not queued, Invalid when size or hash differ from what was
     announced, LimitExceeded for the size cap, a quota or a full store, Gone when the image was
-    deleted meanwhile. After any failure the image is queued again and nothing is left in the store.
+    deleted or the upload given up meanwhile, Unavailable when the store or the log does not answer.
+    After any failure the image is queued again and nothing is left in the store, at once or as soon
+    as log and store can be reached.
     """
     cap = _size_cap(parts, size_bytes)
     aggregate_id, upload_id = image_uuid(image_id), secrets.token_hex(6)
     driver = parts.stores[parts.default_store]
+    _expect_answers(parts, driver)
     key = f"{aggregate_id}-{upload_id}"
+    leave = _Leave(parts, aggregate_id, upload_id)
     # Known as running before the intent is on record, so that no sweep takes it for a dead one.
     parts.uploads.add(upload_id)
     try:
@@ -109,57 +117,111 @@ async def upload_data(
             holder=parts.process_id,
             announced_size=size_bytes,
         )
-    except BaseException:
-        parts.uploads.discard(upload_id)
-        raise
-    try:
-        written = await pipe.write(
-            driver,
-            key,
-            chunks,
-            size_bytes=size_bytes,
-            limit_bytes=cap,
-            algorithms=("md5", parts.hash_algorithm),
-            expected={"md5": md5} if md5 else {},
-            claim=_claim(parts, image),
-            room=_room(parts, image, size_bytes),
-        )
-        image = await parts.log.change(
-            aggregate_id,
-            _expect_image,
-            Image.store_data,
-            cause,
-            upload_id=upload_id,
-            **_outcome(written, parts.hash_algorithm),
-        )
-        return image
-    except BaseException as error:
-        refusal = error
-        if isinstance(error, stores.StoreError):
-            refusal = refusal_of(error, parts.default_store)
-        # Shielded, because the commonest reason to be here is that the client went away. What
-        # fails here (the log is down, say) is left to the sweeper: the intent is on record.
-        with suppress(Exception):
-            ending = give_up_upload(parts, cause, aggregate_id, upload_id, _reason(refusal))
-            await asyncio.shield(ending)
-        if refusal is not error:
-            raise refusal from error
-        raise
+        try:
+            written = await pipe.write(
+                driver,
+                key,
+                chunks,
+                size_bytes=size_bytes,
+                limit_bytes=cap,
+                algorithms=("md5", parts.hash_algorithm),
+                expected={"md5": md5} if md5 else {},
+                claim=_claim(parts, image),
+                room=_room(parts, image, size_bytes),
+                leave=leave,
+            )
+            outcome = _outcome(written, parts.hash_algorithm) | {"upload_id": upload_id}
+            image = await parts.log.change(
+                aggregate_id, _expect_image, Image.store_data, cause, **outcome
+            )
+            return image
+        except BaseException as error:
+            refusal: BaseException = error
+            if isinstance(error, stores.StoreError):
+                refusal = refusal_of(error, parts.default_store)
+            # Shielded, because the commonest reason to be here is that the client went away. What
+            # fails here (the log is down, say) is done later: the intent is on record, and from
+            # now on this process does not know of the upload.
+            with suppress(Exception):
+                await asyncio.shield(_end(parts, cause, aggregate_id, upload_id, refusal))
+            if refusal is not error:
+                raise refusal from error
+            raise
     finally:
         parts.uploads.discard(upload_id)
 
 
+class _Leave:
+    """The leave to let an upload's bytes appear: this process must be sure that it still holds it.
+
+    While its lease cannot have run out nobody gives up its uploads. After a lapse somebody may
+    have, so the log is asked once more, under the lease that was taken anew. What is left is the
+    moment between the last look at the lease and the store's own: whoever stands still just there
+    finds the outcome refused, and removes what it has written.
+    """
+
+    def __init__(self, parts: Parts, aggregate_id: UUID, upload_id: str) -> None:
+        self._parts = parts
+        self._aggregate_id = aggregate_id
+        self._upload_id = upload_id
+        self._lapses = parts.lease.lapses if parts.lease is not None else 0
+
+    async def ask(self) -> None:
+        """Raises Unavailable while the lease cannot be had, Gone for an upload given up."""
+        lease = self._parts.lease
+        if lease is None or (lease.sure and lease.lapses == self._lapses):
+            return
+        try:
+            async with asyncio.timeout(_LEASE_PATIENCE_SECONDS):
+                await lease.held()
+                lapses = lease.lapses
+                image: Image | None = await self._parts.log.load(self._aggregate_id)
+        except Exception as error:
+            raise Unavailable("The log cannot be reached to finish the upload.") from error
+        if image is None or image.status != "saving" or image.upload_id != self._upload_id:
+            raise Gone(f"The upload to image {self._aggregate_id} was given up meanwhile.")
+        self._lapses = lapses
+
+    def check(self) -> None:
+        """Raises Unavailable unless the lease is still the one that `ask` has seen."""
+        lease = self._parts.lease
+        if lease is not None and not (lease.sure and lease.lapses == self._lapses):
+            raise Unavailable("This process was held up too long to finish the upload.")
+
+
+async def _end(
+    parts: Parts, cause: Cause, aggregate_id: UUID, upload_id: str, refusal: BaseException
+) -> None:
+    """Gives the upload up, and sees to it that nothing stays that it may have written."""
+    image = await give_up_upload(parts, cause, aggregate_id, upload_id, _reason(refusal))
+    if all(blob.upload_id != upload_id for blob in image.blobs.values()):
+        # It was given up before, and removed as far as it was there: what came later is ours.
+        store = parts.default_store
+        url = parts.stores[store].url_of(f"{aggregate_id}-{upload_id}")
+        parts.strays.add((store, url))
+        await remove_strays(parts)
+    elif not isinstance(refusal, Unavailable):
+        await remove_garbage(parts, image)
+    elif not parts.garbage.full():
+        parts.garbage.put_nowait(image)  # Nobody waits for a store that has just failed.
+
+
 async def give_up_upload(
     parts: Parts, cause: Cause, aggregate_id: UUID, upload_id: str, reason: str
-) -> None:
+) -> Image:
     """Ends an upload without data: the image is queued again, its bytes are garbage.
 
     No change where that upload is not under way any more.
     """
-    image = await parts.log.change(
+    image: Image = await parts.log.change(
         aggregate_id, _expect_image, Image.fail_upload, cause, upload_id=upload_id, reason=reason
     )
-    await remove_garbage(parts, image)
+    return image
+
+
+def garbage_of(image: Image) -> list[Blob]:
+    """What may be removed: bytes that nobody stands on, and nobody writes any more."""
+    return [blob for blob in image.blobs.values() if blob.state == DOOMED and not blob.holder]
 
 
 async def remove_garbage(parts: Parts, image: Image) -> int:
@@ -168,29 +230,61 @@ async def remove_garbage(parts: Parts, image: Image) -> int:
     Bytes whose store is not reachable now stay doomed, for the next sweep.
     """
     removed = 0
-    # What is still being written is left to its writer, or to the sweeper when that is gone.
-    doomed = [blob for blob in image.blobs.values() if blob.state == DOOMED and not blob.holder]
-    for blob in doomed:
-        driver = parts.stores.get(blob.store)
-        if driver is None:
-            continue
-        reason = _why_garbage(image)
-        try:
-            await asyncio.to_thread(driver.delete, url_now(driver, image.id, blob.url))
-        except stores.DataMissing:
-            reason += "; nothing was there"
-        except stores.StoreError:
-            continue
-        await parts.log.change(
-            image.id,
-            _expect_image,
-            Image.note_data_removed,
-            cause_of(SYSTEM, "req-" + new_id()),
-            url=blob.url,
-            reason=reason,
-        )
-        removed += 1
+    for blob in garbage_of(image):
+        with suppress(stores.StoreError):
+            removed += await remove_blob(parts, image, blob)
     return removed
+
+
+async def remove_blob(parts: Parts, image: Image, blob: Blob) -> int:
+    """Removes one of an image's doomed blobs, finished or not, and records it; how many that were.
+
+    Raises StoreError while the store cannot do it.
+    """
+    driver = parts.stores.get(blob.store)
+    if driver is None:
+        return 0
+    url = url_now(driver, image.id, blob.url)
+    was_there = await threads_of(driver).call(_clear, driver, url)
+    await parts.log.change(
+        image.id,
+        _expect_image,
+        Image.note_data_removed,
+        cause_of(SYSTEM, "req-" + new_id()),
+        url=blob.url,
+        reason=_why_garbage(image) + ("" if was_there else "; nothing was there"),
+    )
+    return 1
+
+
+async def remove_strays(parts: Parts) -> None:
+    """Removes what this process has written too late; what a store refuses is tried again."""
+    for store, url in list(parts.strays):
+        driver = parts.stores[store]
+        with suppress(stores.StoreError):
+            await threads_of(driver).call(_clear, driver, url)
+            parts.strays.discard((store, url))
+
+
+def _clear(driver: stores.Driver, url: str) -> bool:
+    """Leaves nothing under the URL; whether there were finished bytes.
+
+    Unfinished things go first: a write that is under way then cannot be finished any more.
+    """
+    driver.break_off(url)
+    try:
+        driver.delete(url)
+    except stores.DataMissing:
+        return False
+    return True
+
+
+def _expect_answers(parts: Parts, driver: stores.Driver) -> None:
+    """Raises Unavailable before anything is begun with a store that is down."""
+    try:
+        threads_of(driver).expect_answers()
+    except stores.StoreUnavailable as error:
+        raise refusal_of(error, parts.default_store) from error
 
 
 def _why_garbage(image: Image) -> str:

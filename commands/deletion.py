@@ -6,7 +6,6 @@ another. Both carry the image's version, so of the two the log takes one, and by
 of images that can never come back.
 """
 
-import asyncio
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
@@ -20,6 +19,7 @@ from calotype.commands.places import url_now
 from calotype.commands.policy import Actor, Cause, allows, refused, require
 from calotype.commands.states import DOOMED, RETAINED, Deletion
 from calotype.stores.images.driver import StoreError
+from calotype.stores.images.threads import threads_of
 
 
 async def delete_image(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> Image:
@@ -52,7 +52,7 @@ async def restore_image(parts: Parts, actor: Actor, cause: Cause, image_id: str)
     allowed(image)
     assert image is not None
     _require_open(image, datetime.now(UTC))
-    await asyncio.to_thread(_require_bytes, parts, image)
+    await _require_bytes(parts, image)
     restored: Image = await parts.log.change(aggregate_id, allowed, restore, cause)
     return restored
 
@@ -152,7 +152,7 @@ def _require_open(image: Image, now: datetime) -> Deletion:
     return deletion
 
 
-def _require_bytes(parts: Parts, image: Image) -> None:
+async def _require_bytes(parts: Parts, image: Image) -> None:
     """Raises Gone when bytes that Calotype wrote have left their store by another way."""
     for blob in image.blobs.values():
         driver = parts.stores.get(blob.store)
@@ -160,7 +160,8 @@ def _require_bytes(parts: Parts, image: Image) -> None:
         if blob.state != RETAINED or blob.upload_id is None or driver is None:
             continue
         try:
-            there = driver.exists(url_now(driver, image.id, blob.url))
+            url = url_now(driver, image.id, blob.url)
+            there = await threads_of(driver).call(driver.exists, url)
         except StoreError as error:
             raise refusal_of(error, blob.store) from error
         if not there:

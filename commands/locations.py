@@ -4,7 +4,6 @@ Only when the operator shows locations. Bytes that Calotype wrote itself belong 
 they were written for: their URL cannot be given to another image.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from calotype.commands.places import recorded_url
 from calotype.commands.policy import Actor, Cause, require
 from calotype.commands.states import STORED
 from calotype.stores.images.driver import StoreError
+from calotype.stores.images.threads import threads_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ async def measure_places(parts: Parts, operations: Sequence[Any]) -> dict[str, P
         if operation.path[0] == "locations" and operation.op != "remove":
             for value in _values(operation):
                 url = value["url"]
-                place = await asyncio.to_thread(_measure, parts, url)
+                place = await _measure(parts, url)
                 if place is not None:
                     places[url] = place
                 elif written_for(url) is None:
@@ -48,12 +48,12 @@ async def measure_places(parts: Parts, operations: Sequence[Any]) -> dict[str, P
     return places
 
 
-def _measure(parts: Parts, url: str) -> Place | None:
+async def _measure(parts: Parts, url: str) -> Place | None:
     for store, driver in parts.stores.items():
         if url.startswith(("file:", "filesystem:", "swift+config:")):
             break
         try:
-            size = driver.size(url)
+            size = await threads_of(driver).call(driver.size, url)
         except StoreError:
             continue
         if size > 0:

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 from uuid import UUID
 
 from calotype.commands.image import Image
@@ -28,6 +29,21 @@ class Limits:
     image_document_bytes: int = 1 << 20
 
 
+class Lease(Protocol):
+    """What says that this process lives, as far as it can know by itself."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether nobody can take this process for gone by now."""
+
+    @property
+    def lapses(self) -> int:
+        """How often that may not have been so for a while."""
+
+    async def held(self) -> bool:
+        """Takes the lease again when that is due. Raises when the log does not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The log, the stores, the limits, and who this process is."""
@@ -42,6 +58,8 @@ class Parts:
     hash_algorithm: str = "sha512"
     process_id: str = field(default_factory=lambda: new_id())
     """Names this process in intents and leases; new at every start."""
+    lease: Lease | None = None
+    """Without one nobody takes this process's uploads for dead: it serves nobody else."""
     format_must_match: bool = True
     """Whether data of another format than the image's disk_format is refused."""
     tolerated_checks: frozenset[str] = frozenset()
@@ -50,6 +68,8 @@ class Parts:
     """Ids of the uploads that this process has under way."""
     garbage: "asyncio.Queue[Image]" = field(default_factory=lambda: asyncio.Queue(maxsize=1000))
     """Images with doomed bytes, for the sweeper; what does not fit it finds by itself later."""
+    strays: set[tuple[str, str]] = field(default_factory=set)
+    """Store and URL of what this process may have written for an image that has forgotten it."""
     retention_seconds: float = 0.0
     """How long a deleted image can be restored; 0: its data goes at once."""
     locations_shown: bool = False

@@ -145,7 +145,7 @@ async def _send_from(
         headers, sent = _headers(request, row, span), Sent()
         try:
             return await send(
-                request, source, headers, 206 if span else 200, sent, api.body_stall_seconds
+                request, source, driver, headers, 206 if span else 200, sent, api.body_stall_seconds
             )
         finally:
             if api.downloads is not None:

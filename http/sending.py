@@ -9,17 +9,18 @@ import os
 import select
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import web
 
 from calotype.http.connections import PEER_LOST_SECONDS
-from calotype.stores.images.driver import Driver, Source
+from calotype.stores.images.closing import LateRelease
+from calotype.stores.images.driver import Driver, Source, StoreUnavailable
 from calotype.stores.images.sending import blocks
+from calotype.stores.images.threads import StoreThreads, threads_of
 
-_THREADS = ThreadPoolExecutor(32, thread_name_prefix="sendfile")
 _PATIENCE_MILLISECONDS = 20
 """How long a thread waits for a client before the event loop takes over the waiting."""
 _BLOCK_BYTES = 1 << 18
@@ -39,14 +40,41 @@ class Sent:
 
 
 async def open_source(driver: Driver, url: str, start: int, length: int) -> Source:
-    """Opens the bytes for reading, in a thread. Raises what `Driver.open` raises."""
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(_THREADS, driver.open, url, start, length)
+    """Opens the bytes for reading, in a thread, and sees the first one.
+
+    Raises what `Driver.open` raises, and StoreUnavailable when the store takes too long.
+    """
+    threads = threads_of(driver)
+    job = threads.readers.submit(_open, driver, url, start, length)
+    try:
+        return await threads.within_deadline(job)
+    except BaseException:
+        job.add_done_callback(_close_late)
+        raise
+
+
+def _close_late(job: "Future[Source]") -> None:
+    """What was opened after nobody waited for it any more is closed."""
+    if not job.cancelled() and job.exception() is None:
+        job.result().close()
+
+
+def _open(driver: Driver, url: str, start: int, length: int) -> Source:
+    source = driver.open(url, start, length)
+    file = source.fileno()
+    if file is not None and length:
+        try:
+            os.pread(file, 1, start)
+        except OSError as error:
+            source.close()
+            raise StoreUnavailable(f"The store cannot read the data: {error.strerror}.") from error
+    return source
 
 
 async def send(
     request: web.Request,
     source: Source,
+    driver: Driver,
     headers: dict[str, str],
     status: int,
     sent: Sent,
@@ -64,9 +92,9 @@ async def send(
         _tolerate_pauses(request, stall_seconds)
         file = source.fileno()
         if file is not None and _is_plain_socket(request):
-            await _send_file(request, source, file, sent, stall_seconds)
+            await _send_file(request, source, file, threads_of(driver), sent, stall_seconds)
         else:
-            async for block in blocks(source, _BLOCK_BYTES):
+            async for block in blocks(source, threads_of(driver), _BLOCK_BYTES):
                 async with asyncio.timeout(stall_seconds):
                     await response.write(block)
                 sent.count_bytes += len(block)
@@ -102,7 +130,12 @@ def _tolerate_pauses(request: web.Request, seconds: float) -> None:
 
 
 async def _send_file(
-    request: web.Request, source: Source, file: int, sent: Sent, stall_seconds: float
+    request: web.Request,
+    source: Source,
+    file: int,
+    threads: StoreThreads,
+    sent: Sent,
+    stall_seconds: float,
 ) -> None:
     transport = request.transport
     assert transport is not None
@@ -115,8 +148,12 @@ async def _send_file(
         if transport.is_closing() or loop.time() > deadline:
             raise ConnectionResetError("The client went away.")
     # A descriptor of our own: the loop refuses to watch one that belongs to a transport, and
-    # this one stays ours even when the transport closes the other.
-    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
+    # this one stays ours even when the transport closes the other. So does the file's, for a
+    # thread that hangs in it.
+    connection = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    file = os.dup(file)
+    life = LateRelease(partial(_close, connection, file))
+    try:
         descriptor = connection.fileno()
         offset = source.offset_bytes
         stop = offset + source.length_bytes
@@ -125,14 +162,21 @@ async def _send_file(
             _cork(connection, True)
         while offset < stop:
             end = min(stop, offset + _STEP_BYTES)
-            step = partial(_send_some, descriptor, file, offset, end, sent)
-            offset = await _finish(loop.run_in_executor(_THREADS, step), transport)
+            step = threads.readers.submit(_send_some, life, descriptor, file, offset, end, sent)
+            offset = await _finish(step, threads, transport, sent)
             if offset < stop:
                 await _until_writable(loop, descriptor, stall_seconds)
                 if transport.is_closing():
                     raise ConnectionResetError("The client went away.")
         if corked:
             _cork(connection, False)
+    finally:
+        life.close()
+
+
+def _close(connection: socket.socket, file: int) -> None:
+    connection.close()
+    os.close(file)
 
 
 def _cork(connection: socket.socket, corked: bool) -> None:
@@ -141,18 +185,33 @@ def _cork(connection: socket.socket, corked: bool) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, corked)
 
 
-async def _finish(job: "asyncio.Future[int]", transport: asyncio.BaseTransport) -> int:
-    """Waits for the thread even when cancelled, because it still uses the descriptors."""
+async def _finish(
+    job: "Future[int]", threads: StoreThreads, transport: asyncio.BaseTransport, sent: Sent
+) -> int:
+    """How far the thread came. Raises StoreUnavailable when the store lets it come nowhere."""
+    waiting = asyncio.wrap_future(job)
     try:
-        return await asyncio.shield(job)
-    except asyncio.CancelledError:
+        while True:
+            before = sent.count_bytes
+            await asyncio.wait((waiting,), timeout=threads.deadline_seconds)
+            if waiting.done():
+                return waiting.result()
+            if sent.count_bytes == before:
+                raise threads.lose(job)
+    except BaseException:
         transport.abort()  # type: ignore[attr-defined]
-        await asyncio.wait([job])
         raise
 
 
-def _send_some(descriptor: int, file: int, offset: int, stop: int, sent: Sent) -> int:
+def _send_some(
+    life: LateRelease, descriptor: int, file: int, offset: int, stop: int, sent: Sent
+) -> int:
     """Sends as much as the client takes without a long wait; returns how far it came."""
+    with life.use():
+        return _send_in_use(descriptor, file, offset, stop, sent)
+
+
+def _send_in_use(descriptor: int, file: int, offset: int, stop: int, sent: Sent) -> int:
     while offset < stop:
         try:
             count = os.sendfile(descriptor, file, offset, stop - offset)

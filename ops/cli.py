@@ -116,9 +116,9 @@ def status(
     async def look() -> tuple[list[tuple[str, int, int]], int, set[str]]:
         counts = await Queries(recorder).counts()
         processes = await recorder.live_leases("process:")
-        unsettled = await Queries(recorder).unsettled_blobs(100_000)
+        unsettled = await Queries(recorder).unsettled()
         await recorder.close()
-        return counts, len(unsettled), processes
+        return counts, unsettled, processes
 
     try:
         pending = recorder.pending_migrations()

@@ -13,7 +13,7 @@ from uuid import UUID
 from calotype.commands.keys import written_for
 from calotype.commands.parts import Parts
 from calotype.commands.places import url_now
-from calotype.ops.sweeper import Swept, sweep
+from calotype.ops.sweeper import Swept, sweep_alone
 from calotype.projections.epochs import last_event_time, lost_times
 from calotype.projections.queries import Queries
 from calotype.stores.images.driver import DataMissing, Driver, Found, StoreForbidden
@@ -70,7 +70,7 @@ async def reconcile(
     """Sweeps, then compares every store with the log. With `dry_run` nothing is changed."""
     findings = Findings()
     if not dry_run:
-        findings.swept = await sweep(parts, queries)
+        findings.swept = await sweep_alone(parts, queries)
     reach = await asyncio.to_thread(reach_of, parts.log.recorder)
     for store, driver in parts.stores.items():
         await _orphans(reach, store, driver, queries, findings, grace_seconds, dry_run)
@@ -89,11 +89,14 @@ async def _orphans(
 ) -> None:
     things = driver.found()
     while (thing := await asyncio.to_thread(next, things, None)) is not None:
-        if not thing.unfinished and await queries.is_known(store, thing.url.rpartition("/")[2]):
+        key = thing.url.rpartition("/")[2]
+        if not thing.unfinished and await queries.is_known(store, key):
             continue
         if not thing.unfinished and await _is_beyond(reach, queries, thing):
             findings.beyond.append(thing.url)
             continue
+        if thing.unfinished and await queries.is_written(store, key):
+            continue  # It is its writer's, or the sweeper's when that is gone.
         if thing.modified_at > time.time() - grace_seconds:
             findings.recent += 1
             continue

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -30,9 +31,11 @@ from calotype.ops.sealing import seal_for_ever
 from calotype.ops.settings import Settings, SettingsError
 from calotype.ops.sink_wiring import registered_deliveries
 from calotype.ops.webhook_wiring import deliverer_of
+from calotype.projections.leading import Leadership
 from calotype.projections.notes import Signer
 from calotype.stores.images import memory
 from calotype.stores.images.driver import StoreError
+from calotype.stores.images.threads import threads_of
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 log = structlog.get_logger("calotype.serving")
@@ -65,7 +68,7 @@ def _check_stores(settings: Settings, recorder: GroupCommitRecorder) -> None:
     stores = wiring.stores_of(settings)
     try:
         for driver in stores.values():
-            driver.check()
+            asyncio.run(threads_of(driver).call(driver.check))
         check_log(recorder, places_of(settings, stores))
     except StoreError as error:
         raise SettingsError(f"store: {error}") from None
@@ -89,18 +92,18 @@ async def _serve(settings: Settings) -> int:
     signer = signer_of(settings)
     recorder = wiring.recorder_of(settings)
     parts = wiring.parts_of(settings, recorder)
+    lease = sweeper.process_lease(recorder, parts.process_id)
+    parts = replace(parts, lease=lease)
     api = wiring.api_of(settings, parts)
     rememberer = Rememberer(recorder, places_of(settings, parts.stores))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    await recorder.hold_lease(
-        sweeper.lease_name(parts.process_id), parts.process_id, recorder.lease_terms.process_seconds
-    )
+    await lease.held()
     chores = [
         asyncio.create_task(chore)
         for chore in [
-            *await _chores(settings, parts, api, signer, stopping),
+            *await _chores(settings, parts, api, signer, stopping, lease),
             rememberer.run(),
         ]
     ]
@@ -131,20 +134,27 @@ async def _serve(settings: Settings) -> int:
         chore.cancel()
     await asyncio.gather(*chores, return_exceptions=True)
     await rememberer.finish()
-    await _give_back(recorder, parts.process_id)
+    with suppress(Exception):
+        await recorder.close()
     for driver in parts.stores.values():
-        await asyncio.to_thread(driver.close)
+        with suppress(StoreError):
+            await threads_of(driver).call(driver.close)
     log.info("stopped")
     return 0
 
 
 async def _chores(
-    settings: Settings, parts: Parts, api: Api, signer: Signer | None, stopping: asyncio.Event
+    settings: Settings,
+    parts: Parts,
+    api: Api,
+    signer: Signer | None,
+    stopping: asyncio.Event,
+    lease: Leadership,
 ) -> list[Coroutine[Any, Any, None]]:
     """What goes on beside requests for as long as this process serves."""
     chores = [
-        sweeper.keep_lease(parts),
-        sweeper.sweep_for_ever(parts, api.queries),
+        sweeper.keep_lease(lease),
+        sweeper.Sweeper(parts, api.queries).run(),
         watch_policy(settings.policy, api.use_policy, settings.property_protections),
     ]
     cache_bytes = settings.log.cache_bytes
@@ -181,13 +191,6 @@ async def _finish_requests(api: Api, grace_seconds: float) -> None:
             while api.running:  # noqa: ASYNC110 - counting is cheaper than an event a request
                 await asyncio.sleep(0.05)
     await asyncio.sleep(0.05)  # Answers that were just made are still on their way out.
-
-
-async def _give_back(recorder: GroupCommitRecorder, process_id: str) -> None:
-    with suppress(Exception):  # A lease that is not given back runs out by itself.
-        await recorder.release_lease(sweeper.lease_name(process_id), process_id)
-        await recorder.release_lease("sweeper", process_id)
-    await recorder.close()
 
 
 def _announce(settings: Settings, runner: web.AppRunner) -> None:

@@ -40,6 +40,8 @@ class Store(_Table):
     """The name of the store, as locations show it."""
     kind: Literal["file", "s3"] = "file"
     """file: a directory; s3: a bucket."""
+    deadline_seconds: float = Field(60.0, ge=1.0)
+    """How long the store may make no progress before requests get 503; a large step gets more."""
     directory: str = ""
     """file: the directory; empty = `images` in the data directory."""
     endpoint: str = ""
@@ -216,7 +218,7 @@ class Settings(BaseSettings):
         if self.store.kind == "file":
             directory = self.store.directory or str(Path(self.data).absolute() / "images")
             return {"directory": directory}
-        return self.store.model_dump(exclude={"name", "kind", "directory"})
+        return self.store.model_dump(exclude={"name", "kind", "directory", "deadline_seconds"})
 
 
 def load_settings(file: Path | None = None, **options: Any) -> Settings:

@@ -1,27 +1,45 @@
 """The sweeper: no image stays stuck in saving, and no garbage stays in a store.
 
-Every process holds a lease while it lives. An upload whose process has no lease any more is given
-up: the image is queued again. Bytes that no image stands on are removed, and deleted images whose
-window is over are purged. Each sweep looks at tables that are folds over the log, so nothing
-depends on who did what before.
+Every process holds a lease while it lives. What a process began and has forgotten (the log did not
+take the end of an upload, say) it gives up itself, again and again until the log takes it. One
+process, the leader, gives up the uploads of processes that are gone for good, removes bytes that no
+image stands on, and purges deleted images whose window is over. All of it looks at tables that are
+folds over the log, so nothing depends on who did what before. ARCHITECTURE.md draws the states.
 """
 
 import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import structlog
 
-from calotype.commands.data import give_up_upload, remove_garbage
+from calotype.commands.data import (
+    garbage_of,
+    give_up_upload,
+    remove_blob,
+    remove_garbage,
+    remove_strays,
+)
 from calotype.commands.deletion import end_retention
-from calotype.commands.image import clock_text
+from calotype.commands.image import Image, clock_text
 from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
-from calotype.commands.states import DOOMED
-from calotype.projections.queries import Queries, UnsettledBlob
+from calotype.projections.leading import Leadership
+from calotype.projections.presence import Presence
+from calotype.projections.queries import Queries, Upload
 from calotype.projections.restorable import retention_over
+from calotype.projections.rounds import Rounds
+from calotype.stores.images.driver import StoreError
+from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE = 500
+AT_ONCE = 16
+"""So many uploads are given up side by side: they share the log's transactions."""
+MOST_FAILURES = 3
+"""After so many failures in a row the sweep leaves a store alone until the next time."""
 
 log = structlog.get_logger("calotype.sweeper")
 
@@ -34,79 +52,168 @@ class Swept:
     blobs_removed: int = 0
 
 
-def lease_name(process_id: str) -> str:
-    """The name of the lease that says that a process lives."""
-    return f"process:{process_id}"
+def process_lease(recorder: GroupCommitRecorder, process_id: str) -> Leadership:
+    """The lease that says that a process lives."""
+    seconds = recorder.lease_terms.process_seconds
+    return Leadership(recorder, f"process:{process_id}", process_id, seconds=seconds)
 
 
-async def sweep(parts: Parts, queries: Queries) -> Swept:
-    """Gives up the uploads of processes that are gone, and removes what nobody can need."""
+async def keep_lease(lease: Leadership) -> None:
+    """Says again and again that this process lives, until cancelled; then gives the lease back."""
+    try:
+        await Rounds("process lease", lease.held, every_seconds=lease.look_seconds).run()
+    finally:
+        await lease.give_back()
+
+
+async def sweep(parts: Parts, queries: Queries, is_gone: Callable[[str], bool]) -> Swept:
+    """Gives up the uploads of processes that are gone, and removes what nobody can need.
+
+    What is wrong with one store, or takes long there, holds up nothing else.
+    """
     swept = Swept()
-    unsettled = await queries.unsettled_blobs(PAGE)
-    living = await parts.log.recorder.live_leases("process:")
-    doomed: set[UUID] = set()
-    for blob in unsettled:
-        if blob.state == DOOMED and not blob.holder:
-            doomed.add(blob.image_id)
-        elif blob.holder and blob.upload_id and not _runs(parts, living, blob):
-            cause = cause_of(SYSTEM, "req-" + new_id())
+    for holder in await queries.holders():
+        if is_gone(holder):
             reason = "the process that received the data is gone"
-            await give_up_upload(parts, cause, blob.image_id, blob.upload_id, reason)
-            swept.uploads_given_up += 1
-    for image_id in doomed:
-        image = await parts.log.load(image_id)
-        if image is not None:
-            swept.blobs_removed += await remove_garbage(parts, image)
-    for image_id in await retention_over(parts.log.recorder, clock_text(datetime.now(UTC)), PAGE):
-        image = await end_retention(parts, image_id)
-        swept.blobs_removed += await remove_garbage(parts, image)
+            swept.uploads_given_up += await _give_up(
+                parts, queries, holder, reason, lambda upload: is_gone(upload.holder)
+            )
+    await _end_retentions(parts)
+    removed = await asyncio.gather(*(_sweep_store(parts, queries, store) for store in parts.stores))
+    swept.blobs_removed = sum(removed)
     return swept
 
 
-def _runs(parts: Parts, living: set[str], blob: UnsettledBlob) -> bool:
-    if blob.holder == parts.process_id:
-        return blob.upload_id in parts.uploads
-    return blob.holder in living
+async def sweep_alone(parts: Parts, queries: Queries) -> Swept:
+    """A sweep by a tool, which has not seen yet who is there.
 
-
-async def keep_lease(parts: Parts) -> None:
-    """Says again and again that this process lives, until cancelled."""
+    Where uploads are on record of processes without a lease, it watches these for as long as it
+    takes to know that they are gone.
+    """
     terms = parts.log.recorder.lease_terms
+    presence = Presence(terms.process_seconds)
     while True:
-        try:
-            await parts.log.recorder.hold_lease(
-                lease_name(parts.process_id), parts.process_id, terms.process_seconds
-            )
-        except Exception as error:
-            log.warning("lease not renewed", error=str(error))
+        asked_at = time.monotonic()
+        living = await parts.log.recorder.live_leases("process:")
+        presence.note(living, asked_at)
+        waiting = [holder for holder in await queries.holders() if holder not in living]
+        if all(map(presence.is_gone, waiting)):
+            return await sweep(parts, queries, presence.is_gone)
         await asyncio.sleep(terms.process_renew_seconds)
 
 
-async def sweep_for_ever(parts: Parts, queries: Queries) -> None:
-    """Sweeps every few seconds, and removes a deleted image's bytes at once, until cancelled.
+async def give_up_forgotten(parts: Parts, queries: Queries) -> int:
+    """Gives up what this process began and is not at any more; returns how many uploads."""
+    reason = "the upload ended and the log could not be told"
+    return await _give_up(
+        parts, queries, parts.process_id, reason, lambda upload: upload.id not in parts.uploads
+    )
 
-    Many processes may sweep; one does at a time, the holder of the lease `sweeper`.
-    """
-    loop, terms = asyncio.get_running_loop(), parts.log.recorder.lease_terms
-    next_sweep = loop.time()
-    while True:
-        try:
-            async with asyncio.timeout_at(next_sweep):
-                image = await parts.garbage.get()
-            await remove_garbage(parts, image)
-            continue
-        except TimeoutError:
-            pass
-        except Exception as error:
-            log.warning("garbage not removed", error=str(error))
-        next_sweep = loop.time() + terms.process_renew_seconds
-        try:
-            lease = await parts.log.recorder.hold_lease(
-                "sweeper", parts.process_id, 2 * terms.process_renew_seconds
+
+async def _give_up(
+    parts: Parts, queries: Queries, holder: str, reason: str, wanted: Callable[[Upload], bool]
+) -> int:
+    """Gives up those uploads of one process that are still `wanted` when it is their turn."""
+    given_up, after = 0, ""
+    while page := await queries.uploads_of(holder, after, PAGE):
+        for start in range(0, len(page), AT_ONCE):
+            some = [upload for upload in page[start : start + AT_ONCE] if wanted(upload)]
+            given_up += len(some)
+            await _all_of(
+                give_up_upload(
+                    parts, cause_of(SYSTEM, "req-" + new_id()), upload.image_id, upload.id, reason
+                )
+                for upload in some
             )
-            if lease is not None:
-                swept = await sweep(parts, queries)
-                if swept != Swept():
-                    log.info("swept", uploads=swept.uploads_given_up, blobs=swept.blobs_removed)
-        except Exception as error:
-            log.warning("sweep failed", error=str(error))
+        after = page[-1].url
+    return given_up
+
+
+async def _all_of(works: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Does all of them, and raises the first failure when all have had their turn."""
+    for outcome in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+async def _end_retentions(parts: Parts) -> None:
+    while True:
+        over = await retention_over(parts.log.recorder, clock_text(datetime.now(UTC)), PAGE)
+        for image_id in over:
+            await end_retention(parts, image_id)
+        if len(over) < PAGE:
+            return
+
+
+async def _sweep_store(parts: Parts, queries: Queries, store: str) -> int:
+    """Removes the garbage of one store, all of it unless the store fails; returns how much."""
+    removed, failures, after = 0, 0, UUID(int=0)
+    while page := await queries.garbage(store, after, PAGE):
+        for image_id in page:
+            image = await parts.log.load(image_id)
+            try:
+                removed += await _remove_from(parts, store, image)
+                failures = 0
+            except StoreError as error:
+                failures += 1
+                if failures == MOST_FAILURES:
+                    log.warning("garbage stays", store=store, error=str(error))
+                    return removed
+        after = page[-1]
+    return removed
+
+
+async def _remove_from(parts: Parts, store: str, image: Image | None) -> int:
+    if image is None:
+        return 0
+    mine = [blob for blob in garbage_of(image) if blob.store == store]
+    return sum([await remove_blob(parts, image, blob) for blob in mine])
+
+
+class Sweeper:
+    """What one process does so that nothing stays: its own part, and all when it leads."""
+
+    def __init__(self, parts: Parts, queries: Queries) -> None:
+        self._parts = parts
+        self._queries = queries
+        self._terms = parts.log.recorder.lease_terms
+        self._presence = Presence(self._terms.process_seconds)
+
+    async def run(self) -> None:
+        """Goes on until cancelled."""
+        every_seconds = self._terms.process_renew_seconds
+        recorder, holder = self._parts.log.recorder, self._parts.process_id
+        leadership = Leadership(recorder, "sweeper", holder)
+        rounds = (
+            Rounds("look at processes", self._look, every_seconds=every_seconds),
+            Rounds("own uploads", self._tidy, every_seconds=every_seconds),
+            Rounds("sweeper", self._sweep, every_seconds=every_seconds, leadership=leadership),
+        )
+        await asyncio.gather(self._remove_garbage(), *(one.run() for one in rounds))
+
+    async def _look(self) -> None:
+        asked_at = time.monotonic()
+        self._presence.note(await self._parts.log.recorder.live_leases("process:"), asked_at)
+
+    async def _tidy(self) -> None:
+        given_up = await give_up_forgotten(self._parts, self._queries)
+        if given_up:
+            log.info("own uploads given up", uploads=given_up)
+        await remove_strays(self._parts)
+
+    async def _sweep(self) -> None:
+        swept = await sweep(self._parts, self._queries, self._is_gone)
+        if swept != Swept():
+            log.info("swept", uploads=swept.uploads_given_up, blobs=swept.blobs_removed)
+
+    def _is_gone(self, holder: str) -> bool:
+        return holder != self._parts.process_id and self._presence.is_gone(holder)
+
+    async def _remove_garbage(self) -> None:
+        """Removes at once what this process has made garbage; the rest the leader finds."""
+        while True:
+            image = await self._parts.garbage.get()
+            try:
+                await remove_garbage(self._parts, image)
+            except Exception as error:
+                log.warning("garbage not removed", error=str(error))

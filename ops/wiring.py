@@ -33,6 +33,7 @@ from calotype.projections.version_snapshots import VERSION_SNAPSHOTS
 from calotype.projections.waking import Waking
 from calotype.stores.images.driver import Driver
 from calotype.stores.images.opening import open_driver
+from calotype.stores.images.threads import threads_of
 from calotype.stores.log.leases import LeaseTerms
 from calotype.stores.log.log import CACHE_BYTES, EventLog
 from calotype.stores.log.opening import open_log
@@ -93,7 +94,9 @@ def ready_recorder(settings: Settings) -> GroupCommitRecorder:
 
 def stores_of(settings: Settings) -> dict[str, Driver]:
     """The drivers of the stores, by the names that the operator gave them."""
-    return {settings.store.name: open_driver(settings.store.kind, settings.store_options())}
+    driver = open_driver(settings.store.kind, settings.store_options())
+    threads_of(driver).deadline_seconds = settings.store.deadline_seconds
+    return {settings.store.name: driver}
 
 
 def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:

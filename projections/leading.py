@@ -18,28 +18,49 @@ class Leadership:
     """One process's part in the lease `name`.
 
     The epoch grows with each change of leader. A leader that stalls may lose the lease without
-    knowing: what must not happen then is written with `fence`, and fails.
+    knowing: what must not happen then is written with `fence`, and fails. The lease is as long as
+    the others that leaders hold, unless `seconds` says otherwise.
     """
 
-    def __init__(self, recorder: GroupCommitRecorder, name: str, holder: str) -> None:
+    def __init__(
+        self,
+        recorder: GroupCommitRecorder,
+        name: str,
+        holder: str,
+        *,
+        seconds: float | None = None,
+    ) -> None:
         self._recorder = recorder
+        self._own_seconds = seconds
         self._name = name
         self._holder = holder
         self._renew_at = 0.0
         self._sure_until = 0.0
         self.epoch: int | None = None
         """The epoch in which this process leads, as far as it knows; None: it does not."""
+        self.lapses = 0
+        """How often the lease had to be taken when it may have run out before."""
 
     async def held(self) -> bool:
         """Takes the lease or renews it when that is due; whether this process leads."""
         if self.epoch is None or time.monotonic() >= self._renew_at:
-            asked_at, terms = time.monotonic(), self._recorder.lease_terms
-            self._renew_at = asked_at + terms.leader_renew_seconds
-            self.epoch = await self._recorder.hold_lease(
-                self._name, self._holder, terms.leader_seconds
-            )
-            self._sure_until = asked_at + terms.leader_seconds
+            asked_at, seconds = time.monotonic(), self.seconds
+            self._renew_at = asked_at + seconds / 3
+            self.epoch = await self._recorder.hold_lease(self._name, self._holder, seconds)
+            if time.monotonic() >= self._sure_until:
+                self.lapses += 1
+            self._sure_until = asked_at + seconds
         return self.epoch is not None
+
+    @property
+    def seconds(self) -> float:
+        """The length of the lease."""
+        return self._own_seconds or self._recorder.lease_terms.leader_seconds
+
+    @property
+    def look_seconds(self) -> float:
+        """How often `held` is asked when nothing else happens."""
+        return self.seconds / 6
 
     @property
     def sure(self) -> bool:

@@ -36,17 +36,24 @@ _DATA = (
     f"i.size, i.checksum FROM {IMAGES.name} i WHERE i.id = :id"
 )
 _MEMBERS = f"SELECT member, document FROM {MEMBERS.name} WHERE image_id = :id ORDER BY position"
+# The first condition of these is that of the index: SQLite takes it only where it is spelled so.
 _UNSETTLED = (
-    "SELECT image_id, url, store, state, upload_id, holder "
-    # The first condition is that of the index: SQLite takes it only where it is spelled so.
-    f"FROM {BLOBS.name} WHERE state <> 'stored' AND state IN ('intended', 'doomed') "
-    "ORDER BY image_id LIMIT :limit"
+    f"SELECT count(*) FROM {BLOBS.name} WHERE state <> 'stored' AND state IN ('intended', 'doomed')"
 )
-_BLOBS_OF_IMAGE = f"SELECT url FROM {BLOBS.name} WHERE image_id = :id AND store = :store"
+_BLOBS_OF_IMAGE = f"SELECT url, holder FROM {BLOBS.name} WHERE image_id = :id AND store = :store"
 _UPLOADS_OF_IMAGE = (
     "SELECT state FROM stored_events WHERE originator_id = :id AND topic = 'image.upload_started'"
 )
 _BLOB_BY_NAME = f"SELECT url FROM {BLOBS.name} WHERE store = :store AND url LIKE :end LIMIT 1"
+_HOLDERS = f"SELECT DISTINCT holder FROM {BLOBS.name} WHERE holder IS NOT NULL"
+_UPLOADS = (
+    f"SELECT image_id, url, upload_id FROM {BLOBS.name} WHERE holder IS NOT NULL "
+    "AND holder = :holder AND url > :after ORDER BY url LIMIT :limit"
+)
+_GARBAGE = (
+    f"SELECT DISTINCT image_id FROM {BLOBS.name} WHERE state <> 'stored' AND state = 'doomed' "
+    "AND holder IS NULL AND store = :store AND image_id > :after ORDER BY image_id LIMIT :limit"
+)
 _STORED_BLOBS = (
     f"SELECT url, image_id, store FROM {BLOBS.name} "
     "WHERE state IN ('stored', 'retained') AND url > :after "
@@ -87,15 +94,13 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class UnsettledBlob:
-    """Bytes that are being written (`intended`) or waiting to be removed (`doomed`)."""
+class Upload:
+    """An upload that has not ended, as far as the log knows."""
 
     image_id: UUID
     url: str
-    store: str
-    state: str
-    upload_id: str | None
-    holder: str | None
+    id: str
+    holder: str
 
 
 class Queries:
@@ -195,10 +200,35 @@ class Queries:
         rows = await self._recorder.fetch(_MEMBERS, {"id": aggregate_id})
         return [(row[0], row[1]) for row in rows]
 
-    async def unsettled_blobs(self, limit: int) -> list[UnsettledBlob]:
-        """Uploads under way and garbage not yet removed."""
-        rows = await self._recorder.fetch(_UNSETTLED, {"limit": limit}, heavy=True)
-        return [UnsettledBlob(_uuid(row[0]), *row[1:]) for row in rows]
+    async def unsettled(self) -> int:
+        """How many uploads are under way and pieces of garbage not yet removed."""
+        rows = await self._recorder.fetch(_UNSETTLED, heavy=True)
+        return int(rows[0][0])
+
+    async def holders(self) -> list[str]:
+        """The processes that have uploads under way, as far as the log knows."""
+        return [row[0] for row in await self._recorder.fetch(_HOLDERS, heavy=True)]
+
+    async def uploads_of(self, holder: str, after: str, limit: int) -> list[Upload]:
+        """Uploads that a process has under way, in order of URL, for paging."""
+        values = {"holder": holder, "after": after, "limit": limit}
+        rows = await self._recorder.fetch(_UPLOADS, values, heavy=True)
+        return [Upload(_uuid(row[0]), row[1], row[2], holder) for row in rows]
+
+    async def garbage(self, store: str, after: UUID, limit: int) -> list[UUID]:
+        """Images with bytes in that store that can be removed, in order, for paging."""
+        values = {"store": store, "after": after, "limit": limit}
+        rows = await self._recorder.fetch(_GARBAGE, values, heavy=True)
+        return [_uuid(row[0]) for row in rows]
+
+    async def is_written(self, store: str, key: str) -> bool:
+        """Whether a process is writing under this key of the store, as far as the log knows."""
+        written = written_for(key)
+        if written is None:
+            return False
+        values = {"id": UUID(written[0]), "store": store}
+        rows = await self._recorder.fetch(_BLOBS_OF_IMAGE, values)
+        return any(holder and key_of(written[0], url) == key for url, holder in rows)
 
     async def is_known(self, store: str, key: str) -> bool:
         """Whether an image knows of bytes under this key of the store, wherever that was then."""
@@ -206,7 +236,7 @@ class Queries:
         if written is not None:
             values: dict[str, Any] = {"id": UUID(written[0]), "store": store}
             rows = await self._recorder.fetch(_BLOBS_OF_IMAGE, values)
-            return any(key_of(written[0], url) == key for (url,) in rows)
+            return any(key_of(written[0], url) == key for url, _ in rows)
         # What somebody else put there is rare. A `_` fits any character, which only keeps more.
         values = {"store": store, "end": f"%/{key}"}
         return bool(await self._recorder.fetch(_BLOB_BY_NAME, values, heavy=True))

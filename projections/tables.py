@@ -110,6 +110,7 @@ BLOBS = Table(
     indexes=(
         Index("image_blobs_1_by_url", ("url",)),
         Index("image_blobs_1_unsettled", ("state", "image_id"), where="state <> 'stored'"),
+        Index("image_blobs_1_by_holder", ("holder", "url"), where="holder IS NOT NULL"),
     ),
 )
 """What should lie in the stores: intended, stored, retained and doomed bytes of every image."""

@@ -148,6 +148,14 @@ class Driver(Protocol):
     def delete(self, url: str) -> None:
         """Removes finished bytes. Raises DataMissing when they are not there."""
 
+    def break_off(self, url: str) -> None:
+        """Removes everything unfinished that lies under `url`; no effect when nothing does.
+
+        It is found without listing the store. A write that was still under way fails with
+        DataMissing at its `commit`; only one that the store has not heard of yet cannot be broken
+        off, because its bytes come with the commit. Raises StoreUnavailable, StoreForbidden.
+        """
+
     def found(self) -> Iterator[Found]:
         """Everything in the store that is ours, unfinished things too, in bounded memory.
 

@@ -97,10 +97,12 @@ class FileDriver:
         final = os.path.join(self._directory, checked_key(key))
         if os.path.lexists(final):
             raise DataExists(f"{final} exists already.")
-        temporary = os.path.join(self._incoming, f"{key}.{secrets.token_hex(8)}")
+        temporary = self._temporary(key)
         try:
             descriptor = os.open(temporary, _NEW_FILE, _FILE_MODE)
         except OSError as error:
+            if isinstance(error, FileExistsError):
+                raise DataExists(f"{final} is being written already.") from error
             raise store_error(error, f"Cannot create a file in {self._incoming}") from error
         return _FileSink(self.base_url + key, descriptor, temporary, final)
 
@@ -144,6 +146,16 @@ class FileDriver:
             _sync_folder(self._directory)
         except OSError as error:
             raise self._unreadable(error, path, "Cannot delete") from error
+
+    def break_off(self, url: str) -> None:
+        temporary = self._temporary(key_in(url, self.base_url))
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError as error:
+            if not os.path.isdir(self._incoming):
+                raise self._unreadable(error, temporary) from error
+        except OSError as error:
+            raise store_error(error, f"Cannot discard a file in {self._incoming}") from error
 
     def found(self) -> Iterator[Found]:
         yield from self._found_in(self._incoming, unfinished=True)
@@ -206,6 +218,10 @@ class FileDriver:
 
     def close(self) -> None:
         """Nothing is held between calls."""
+
+    def _temporary(self, key: str) -> str:
+        """Made from the key alone, so that whoever breaks off a write finds it."""
+        return os.path.join(self._incoming, f"{key}.part")
 
     def _path(self, url: str) -> str:
         return os.path.join(self._directory, key_in(url, self.base_url))

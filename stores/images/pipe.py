@@ -10,7 +10,6 @@ would copy every byte once more.
 import asyncio
 import hashlib
 import os
-from collections import deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -25,11 +24,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from calotype.stores.images import memory
 from calotype.stores.images.driver import Chunk, Driver, Sink, StoreError
 from calotype.stores.images.inspecting import Claim, Inspection
+from calotype.stores.images.threads import Strand, threads_of
 
 BLOCK_BYTES = 1 << 20
 BLOCKS_IN_FLIGHT = 8
@@ -42,14 +42,18 @@ _CHUNK_BYTES = 1 << 18
 """So much may come in one chunk, and a block with it: it is what an event loop reads at once."""
 _MOST_CHUNKS = 16
 """A block of more chunks is put together after all: they are so small that each costs more."""
-_JOBS_A_TURN = 8
-"""After so many jobs a strand queues up behind the others, so that none keeps a thread."""
+
+_BYTES_A_SECOND = 16 << 20
+_LONGEST_EXTRA_SECONDS = 600.0
+"""A store may take longer for one step when so many bytes have come before: it may have to sync
+them, or the part that it sends is large."""
+_UNDO_SECONDS = 5.0
+"""Whoever was cancelled waits so long for the store at most; its thread clears up by itself."""
 
 # Hashing never waits for anything, so it has threads of its own: a store that hangs can take all
 # of the writers and still no hash of another upload is late. More threads than this would only
 # wait for a processor.
 _HASHERS = ThreadPoolExecutor((os.cpu_count() or 1) + 2, thread_name_prefix="image-hash")
-_WRITERS = ThreadPoolExecutor(32, thread_name_prefix="image-write")
 
 Block = Sequence[Chunk]
 _NOTHING_EXPECTED: Mapping[str, str] = {}
@@ -69,6 +73,16 @@ class Written:
     digests: dict[str, str]
     virtual_size: int | None = None
     """Bytes of the disk inside, where the content was inspected and tells."""
+
+
+class Leave(Protocol):
+    """Whether the data may still appear in the store; both methods raise when it may not."""
+
+    async def ask(self) -> None:
+        """Asked when all has come; may ask elsewhere."""
+
+    def check(self) -> None:
+        """Asked in the writing thread, at the last moment; asks nobody."""
 
 
 class SizeMismatch(StoreError):
@@ -94,18 +108,23 @@ async def write(
     expected: Mapping[str, str] = _NOTHING_EXPECTED,
     claim: Claim | None = None,
     room: Room | None = None,
+    leave: Leave | None = None,
 ) -> Written:
     """Stores what `chunks` gives under `key`; durable when this returns.
 
     `size_bytes` is what was announced and `limit_bytes` the most that is allowed (None: not
     known, no limit). `expected` holds hexadecimal digests by algorithm; they and the `claim` are
     checked before the data appears in the store. `room` is asked how many bytes there is room for
-    whenever more have come than it said before. Raises SizeMismatch and TooLarge as soon as too
-    much has come, DigestMismatch, ContentRefused, and what the driver raises. After any failure,
-    the cancellation of the caller and an exception of `chunks` included, the write has been undone
-    when the exception leaves.
+    whenever more have come than it said before. `leave` is asked before the data appears. Raises
+    SizeMismatch and TooLarge as soon as too much has come, DigestMismatch, ContentRefused, what
+    `leave` raises, and what the driver raises. After any failure, the cancellation of the caller
+    and an exception of `chunks` included, the write has been undone when the exception leaves;
+    only where the store hangs, its thread undoes it when it comes back.
     """
-    order = _Order(driver, key, size_bytes, limit_bytes, (*algorithms, *expected), expected, claim)
+    order = _Order(
+        driver, key, size_bytes, limit_bytes, (*algorithms, *expected), expected, claim, leave
+    )
+    order.threads.expect_answers()
     intake = _Intake(chunks, size_bytes, limit_bytes, room)
     _running.add(intake)
     if len(_running) == _CROWD + 1:
@@ -121,13 +140,15 @@ async def write(
                     stages.put(block)
                 if intake.ended:
                     break
-                await stages.fewer_than(_blocks_at_once())
+                await stages.progress(stages.fewer_than(_blocks_at_once()))
                 stages.raise_failure()
                 taken = await intake.take(_block_bytes())
-            await _to_the_end(stages.fewer_than(1))
+            await _to_the_end(stages.progress(stages.fewer_than(1)))
             stages.raise_failure()
+            if leave is not None:
+                await leave.ask()
             commit = partial(stages.commit, intake.received_bytes)
-            return await _to_the_end(stages.in_writer(commit))
+            return await _to_the_end(stages.progress(stages.in_writer(commit)))
         except BaseException:
             await stages.undo()
             raise
@@ -159,6 +180,7 @@ class _Order:
         algorithms: Iterable[str],
         expected: Mapping[str, str],
         claim: Claim | None,
+        leave: Leave | None,
     ) -> None:
         if size_bytes is not None and limit_bytes is not None and size_bytes > limit_bytes:
             raise TooLarge(f"{size_bytes} bytes were announced; at most {limit_bytes} are allowed.")
@@ -167,6 +189,8 @@ class _Order:
         self.size_bytes = size_bytes
         self._expected = expected
         self.claim = claim
+        self.leave = leave
+        self.threads = threads_of(driver)
         self._inspection: Inspection | None = None
         self.hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
 
@@ -186,6 +210,12 @@ class _Order:
         # Asked of an empty body too, of which no inspector has seen anything: it is no disk.
         virtual_size = self._inspector().virtual_size() if self.claim is not None else None
         return Written(url, size_bytes, digests, virtual_size)
+
+    def finish(self, sink: Sink) -> None:
+        """Makes the data appear, if it still may."""
+        if self.leave is not None:
+            self.leave.check()
+        sink.commit()
 
     def digests(self) -> dict[str, str]:
         """All digests. Raises DigestMismatch when one is not as expected."""
@@ -250,18 +280,42 @@ class _Intake:
 
 
 async def _write_small(order: _Order, chunks: list[bytes]) -> Written:
-    loop = asyncio.get_running_loop()
-    storing = loop.run_in_executor(_WRITERS, _store_block, order, chunks)
+    if order.leave is not None:
+        await order.leave.ask()
+    attempt = _Attempt()
+    storing = order.threads.writers.submit(_store_block, order, chunks, attempt)
     try:
-        return await _to_the_end(storing)
-    except asyncio.CancelledError:
-        if storing.exception() is None:
-            removing = loop.run_in_executor(_WRITERS, _remove, order.driver, storing.result().url)
-            await _to_the_end(removing)
+        return await _to_the_end(order.threads.within_deadline(storing))
+    except BaseException:
+        if not attempt.give_up():
+            removing = order.threads.call(_remove, order.driver, order.driver.url_of(order.key))
+            with suppress(StoreError):
+                await _to_the_end(removing)
         raise
 
 
-def _store_block(order: _Order, taken: list[bytes]) -> Written:
+class _Attempt:
+    """A write whose asker may go away: whoever comes last, the asker or the thread, undoes it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._given_up = False
+        self._stands = False
+
+    def give_up(self) -> bool:
+        """The asker has gone; False when the data stands already, for the asker to remove."""
+        with self._lock:
+            self._given_up = True
+            return not self._stands
+
+    def stand(self) -> bool:
+        """The data stands; False when nobody wants it any more, for the thread to remove."""
+        with self._lock:
+            self._stands = not self._given_up
+            return self._stands
+
+
+def _store_block(order: _Order, taken: list[bytes], attempt: _Attempt) -> Written:
     size_bytes = sum(map(len, taken))
     for block in _blocks(taken):
         for chunk in block:
@@ -275,10 +329,12 @@ def _store_block(order: _Order, taken: list[bytes]) -> Written:
         for block in _blocks(taken):
             for chunk in block:
                 sink.write(chunk)
-        sink.commit()
+        order.finish(sink)
     except BaseException:
         sink.abort()
         raise
+    if not attempt.stand():
+        _remove(order.driver, sink.url)
     return written
 
 
@@ -306,7 +362,8 @@ class _Stages:
     def __init__(self, order: _Order) -> None:
         self._order = order
         self._loop = asyncio.get_running_loop()
-        self._writer = Strand(_WRITERS)
+        self._threads = order.threads
+        self._writer = Strand(order.threads.writers)
         self._hashers: list[tuple[Strand, Callable[[Any], object]]] = []
         for digest in order.hashes.values():
             self._hashers.append((Strand(_HASHERS), digest.update))
@@ -317,24 +374,28 @@ class _Stages:
         self._failure: BaseException | None = None
         self._lock = Lock()
         self._in_flight = 0
+        self._steps = 0
+        self._put_bytes = 0
         self._waiting: tuple[int, asyncio.Future[None]] | None = None
 
     def put(self, block: Block) -> None:
         """Queues `block` for every stage."""
         with self._lock:
             self._in_flight += 1
+            self._put_bytes += sum(map(len, block))
         stages_left = [len(self._hashers) + 1]
         self._writer.submit(partial(self._step, self._store, block, stages_left))
         for strand, update in self._hashers:
             strand.submit(partial(self._step, update, block, stages_left))
 
     async def undo(self) -> None:
-        """Takes back whatever was done; every stage is idle when this returns."""
+        """Takes back whatever was done; every stage is idle when this returns, or hangs."""
         self._fail(asyncio.CancelledError())
-        try:
-            await _to_the_end(self.fewer_than(1))
-        finally:
-            await _to_the_end(self.in_writer(self._abort))
+        aborting = self.in_writer(self._abort)
+        if not self._writer.is_lost:
+            ended = asyncio.gather(self.fewer_than(1), aborting)
+            with suppress(StoreError):
+                await _to_the_end(self.progress(ended))
 
     def _store(self, chunk: Chunk) -> None:
         if self._sink is None:
@@ -345,7 +406,7 @@ class _Stages:
         """Finishes the write if the data is as it should be; a job for the writer."""
         assert self._sink is not None
         written = self._order.written(self._sink.url, size_bytes)
-        self._sink.commit()
+        self._order.finish(self._sink)
         self._committed = True
         return written
 
@@ -366,6 +427,7 @@ class _Stages:
             except BaseException as error:
                 self._fail(error)
         with self._lock:
+            self._steps += 1
             stages_left[0] -= 1
             if stages_left[0]:
                 return
@@ -386,6 +448,22 @@ class _Stages:
             else:
                 self._waiting = (count, future)
         return future
+
+    async def progress(self, future: asyncio.Future[_Result]) -> _Result:
+        """The result of `future`, unless the store makes no step for too long before.
+
+        Raises StoreUnavailable then: the thread is lost, and clears up when it comes back.
+        """
+        while not future.done():
+            steps = self._steps
+            seconds = self._threads.deadline_seconds + min(
+                self._put_bytes / _BYTES_A_SECOND, _LONGEST_EXTRA_SECONDS
+            )
+            await asyncio.wait((future,), timeout=seconds)
+            if not future.done() and self._steps == steps:
+                future.add_done_callback(_look_at)
+                raise self._writer.lose(self._threads)
+        return future.result()
 
     def in_writer(self, job: Callable[[], _Result]) -> asyncio.Future[_Result]:
         """Runs `job` after the writes that are queued; is done when it is."""
@@ -423,55 +501,31 @@ def _wake(
         future.set_exception(error)
 
 
-async def _to_the_end(future: asyncio.Future[_Result]) -> _Result:
-    """The result of `future`, waited for even when the caller is cancelled meanwhile.
+async def _to_the_end(work: Awaitable[_Result]) -> _Result:
+    """The result of `work`, waited for even when the caller is cancelled meanwhile.
 
-    The cancellation is raised once the future is done, whatever its result.
+    The cancellation is raised once the work is done, whatever its result, or some seconds later.
     """
-    cancellation: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait((future,))
-        except asyncio.CancelledError as error:
-            cancellation = error
-    if cancellation is not None:
-        future.exception()  # Looked at, so that the loop does not report it as forgotten.
+    future = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((future,))
+    except asyncio.CancelledError as cancellation:
+        future.add_done_callback(_look_at)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _UNDO_SECONDS
+        while not future.done() and loop.time() < until:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((future,), timeout=until - loop.time())
         raise cancellation
     return future.result()
+
+
+def _look_at(future: "asyncio.Future[Any]") -> None:
+    """Looks at a failure, so that the loop does not report it as forgotten."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _remove(driver: Driver, url: str) -> None:
     with suppress(StoreError):
         driver.delete(url)
-
-
-class Strand:
-    """Runs its jobs one after the other, on a pool that many strands share.
-
-    It holds a thread only while it has jobs, so thousands of strands that wait for a slow client
-    cost nothing. A job must not raise.
-    """
-
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
-        self._jobs: deque[Callable[[], object]] = deque()
-        self._lock = Lock()
-        self._running = False
-
-    def submit(self, job: Callable[[], object]) -> None:
-        """Queues `job`; returns at once. Raises RuntimeError when the pool was shut down."""
-        with self._lock:
-            self._jobs.append(job)
-            if self._running:
-                return
-            self._running = True
-        self._pool.submit(self._run)
-
-    def _run(self) -> None:
-        for _ in range(_JOBS_A_TURN):
-            self._jobs.popleft()()
-            with self._lock:
-                if not self._jobs:
-                    self._running = False
-                    return
-        self._pool.submit(self._run)

@@ -167,9 +167,18 @@ class S3Driver:
         except FAILURES as error:
             raise refusal_of(error, f"Cannot delete {url}") from None
 
+    def break_off(self, url: str) -> None:
+        name = self._name(url)
+        try:
+            for upload in list(self._uploads(name)):
+                if upload.url == url:
+                    self.discard(upload)
+        except FAILURES as error:
+            raise refusal_of(error, f"Cannot look for uploads to {url}") from None
+
     def found(self) -> Iterator[Found]:
         try:
-            yield from self._found_uploads()
+            yield from self._uploads(self._prefix)
             yield from self._found_objects()
         except FAILURES as error:
             raise refusal_of(error, f"Cannot list {self.base_url}") from None
@@ -244,12 +253,12 @@ class S3Driver:
             modified_at = thing.last_modified.timestamp()
             yield Found(self.base_url + key, thing.size or 0, modified_at, False, key)
 
-    def _found_uploads(self) -> Iterator[Found]:
+    def _uploads(self, prefix: str) -> Iterator[Found]:
         marker: tuple[str | None, str | None] = (None, None)
         while True:
             page = self._client._list_multipart_uploads(
                 self._bucket,
-                prefix=self._prefix,
+                prefix=prefix,
                 key_marker=marker[0],
                 upload_id_marker=marker[1],
             )

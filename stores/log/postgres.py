@@ -35,13 +35,18 @@ from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import POSTGRESQL_TYPES, Put, Table, index_ddl, lacking, table_ddl
 
+# A lease that was written before lengths were kept counts as long as it says.
+_LIVES = (
+    "l.expires_at >= clock_timestamp() AND (l.seconds IS NULL "
+    "OR l.expires_at <= clock_timestamp() + make_interval(secs => 2 * l.seconds))"
+)
 _HOLD = (
-    "INSERT INTO leases AS l (name, holder, epoch, expires_at) "
-    "VALUES (:name, :holder, 1, clock_timestamp() + make_interval(secs => :seconds::float8)) "
+    "INSERT INTO leases AS l (name, holder, epoch, expires_at, seconds) VALUES (:name, :holder, 1, "
+    "clock_timestamp() + make_interval(secs => :seconds::float8), :seconds::float8) "
     "ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, "
-    "expires_at = excluded.expires_at, "
+    "expires_at = excluded.expires_at, seconds = excluded.seconds, "
     "epoch = l.epoch + (l.holder <> excluded.holder)::int "
-    "WHERE l.holder = excluded.holder OR l.expires_at < clock_timestamp() RETURNING epoch"
+    f"WHERE l.holder = excluded.holder OR NOT ({_LIVES}) RETURNING epoch"
 )
 
 _INDEXES = (
@@ -241,8 +246,7 @@ class PostgresRecorder(GroupCommitRecorder):
 
     async def live_leases(self, prefix: str) -> set[str]:
         rows = await self.fetch(
-            "SELECT holder FROM leases WHERE starts_with(name, :prefix) "
-            "AND expires_at >= clock_timestamp()",
+            f"SELECT l.holder FROM leases l WHERE starts_with(l.name, :prefix) AND {_LIVES}",
             {"prefix": prefix},
         )
         return {row[0] for row in rows}

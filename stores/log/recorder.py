@@ -233,7 +233,8 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     async def hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
         """Takes or renews a lease; its epoch, or None while somebody else holds it.
 
-        The epoch grows with each change of holder. Time is the database's.
+        The epoch grows with each change of holder. Time is the database's; on SQLite the monotonic
+        one of the machine, so a lease that an earlier boot has left is over.
         """
 
     @abstractmethod

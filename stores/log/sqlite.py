@@ -27,6 +27,7 @@ from calotype.stores.log.options import LogOptions
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result, conflict
 from calotype.stores.log.sqlite_changes import check_fence, write_change
 from calotype.stores.log.sqlite_connections import ThreadConnections, fetch_on
+from calotype.stores.log.sqlite_leases import HOLD, LIVES, clock
 from calotype.stores.log.sqlite_table_sets import CACHE_KILOBYTES, SQLiteTableSet
 from calotype.stores.log.sqlite_tables import (
     BYTES,
@@ -48,12 +49,6 @@ _TRACK = (
     "INSERT INTO tracking (application_name, notification_id) VALUES (:name, :id) "
     "ON CONFLICT (application_name) DO UPDATE SET notification_id = :id "
     "WHERE notification_id < :id"
-)
-_HOLD = (
-    "INSERT INTO leases (name, holder, epoch, expires_at) VALUES (:name, :holder, 1, :until) "
-    "ON CONFLICT (name) DO UPDATE SET holder = :holder, expires_at = :until, "
-    "epoch = epoch + (holder <> :holder) WHERE holder = :holder OR expires_at < :now "
-    "RETURNING epoch"
 )
 
 
@@ -274,9 +269,7 @@ class SQLiteRecorder(GroupCommitRecorder):
         return await asyncio.to_thread(self._hold_lease, name, holder, seconds)
 
     def _hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
-        now = time.time()
-        values = {"name": name, "holder": holder, "now": now, "until": now + seconds}
-        rows = self._write_now(_HOLD, values)
+        rows = self._write_now(HOLD, {"name": name, "holder": holder, "seconds": seconds})
         return rows[0][0] if rows else None
 
     async def release_lease(self, name: str, holder: str) -> None:
@@ -290,15 +283,16 @@ class SQLiteRecorder(GroupCommitRecorder):
         with self._health.writing():
             try:
                 with self._connections.transaction() as connection:
-                    return connection.execute(sql, values).fetchall()
+                    # Read under the lock, so that no earlier time overtakes a later one.
+                    return connection.execute(sql, {**values, **clock()}).fetchall()
             except sqlite3.Error as error:
                 raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
 
     async def live_leases(self, prefix: str) -> set[str]:
         rows = self._connections.select(
             "SELECT holder FROM leases WHERE substr(name, 1, length(:prefix)) = :prefix "
-            "AND expires_at >= :now",
-            {"prefix": prefix, "now": time.time()},
+            f"AND {LIVES}",
+            {"prefix": prefix, **clock()},
         )
         return {row[0] for row in rows}
 

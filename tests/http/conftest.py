@@ -19,7 +19,7 @@ from calotype.http.connections import Runner
 from calotype.http.conversation import Api
 from calotype.http.routes import application
 from calotype.ops.settings import Settings
-from calotype.ops.sweeper import Swept, sweep
+from calotype.ops.sweeper import Swept, give_up_forgotten, sweep
 from calotype.ops.webhook_wiring import deliverer_of
 from calotype.ops.wiring import api_of, audience_follower, migrate, parts_of, recorder_of
 from calotype.projections.webhooks import delivering
@@ -170,7 +170,13 @@ class Cloud:
         return Caller(self.client, headers)
 
     async def sweep(self) -> Swept:
-        return await sweep(self.parts, self.api.queries)
+        """What the process and the leader do every few seconds, without the waiting."""
+        given_up = await give_up_forgotten(self.parts, self.api.queries)
+        living = await self.parts.log.recorder.live_leases("process:")
+        here = living | {self.parts.process_id}
+        swept = await sweep(self.parts, self.api.queries, lambda holder: holder not in here)
+        swept.uploads_given_up += given_up
+        return swept
 
     def stored(self) -> list[Path]:
         """The files with bytes in the store."""

@@ -1,8 +1,15 @@
 """A lease has one holder at a time, and its epoch tells a new one from an old."""
 
 import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.sqlite import SQLiteRecorder
 
 
 async def test_a_lease_is_held_renewed_and_taken_over_when_it_expires(
@@ -54,3 +61,43 @@ async def test_live_leases_are_the_holders_under_a_prefix_that_have_not_expired(
     assert await recorder.live_leases("upload/") == {"a", "b"}
     assert await recorder.live_leases("upload_") == set()
     assert await recorder.live_leases("%") == set()
+
+
+async def test_a_clock_that_is_set_back_or_a_reboot_ends_the_leases_that_were_written_before(
+    recorder: GroupCommitRecorder, other_recorder: GroupCommitRecorder
+) -> None:
+    await recorder.hold_lease("process:a", "a", 15)
+    await recorder.hold_lease("process:b", "b", 15)
+    _written_before(recorder, "process:a")
+    assert await other_recorder.live_leases("process:") == {"b"}
+    assert await other_recorder.hold_lease("process:a", "new", 15) == 2
+    assert await other_recorder.live_leases("process:") == {"b", "new"}
+
+
+def _written_before(recorder: GroupCommitRecorder, name: str) -> None:
+    """Makes the lease one of three hours ahead of the clock, or of another boot."""
+    if isinstance(recorder, SQLiteRecorder):
+        recorder._write_now("UPDATE leases SET boot = 'former' WHERE name = :name", {"name": name})
+    else:
+        recorder.fetch_now(
+            "UPDATE leases SET expires_at = expires_at + interval '3 hours' WHERE name = :name",
+            {"name": name},
+        )
+
+
+def test_leases_on_sqlite_do_not_care_for_the_time_of_day(tmp_path: Path) -> None:
+    """A process whose clock is three hours ahead takes a lease and dies; then time is right."""
+    url = f"sqlite:///{tmp_path / 'log.sqlite'}"
+    recorder = open_log(url)
+    recorder.migrate()
+    take = (
+        "import asyncio, sys; from calotype.stores.log.opening import open_log; "
+        "r = open_log(sys.argv[1]); asyncio.run(r.hold_lease('sweeper', 'early', 1.0))"
+    )
+    ahead = {**os.environ, "FAKETIME": "+3h", "DONT_FAKE_MONOTONIC": "1"}
+    command = ["faketime", "--exclude-monotonic", "-f", "+3h", sys.executable, "-c", take, url]
+    subprocess.run(command, check=True, timeout=30, env=ahead)
+    assert asyncio.run(recorder.live_leases("sweeper")) <= {"early"}
+    time.sleep(1.0)  # The lease's length: nothing else tells that it is over.
+    assert asyncio.run(recorder.hold_lease("sweeper", "next", 15)) == 2
+    recorder.close_now()

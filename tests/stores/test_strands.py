@@ -5,7 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from calotype.stores.images.pipe import Strand
+from calotype.stores.images.threads import Strand
 
 
 def test_jobs_of_a_strand_run_in_order_and_never_two_at_once():
