@@ -130,18 +130,16 @@ async def upload_data(
                 room=_room(parts, image, size_bytes),
                 leave=leave,
             )
-            outcome = _outcome(written, parts.hash_algorithm) | {"upload_id": upload_id}
-            image = await parts.log.change(
-                aggregate_id, _expect_image, Image.store_data, cause, **outcome
-            )
+            outcome = _outcome(upload_id, written, parts.hash_algorithm)
+            wish = Image.store_data
+            image = await parts.log.change(aggregate_id, _expect_image, wish, cause, **outcome)
             return image
         except BaseException as error:
             refusal: BaseException = error
             if isinstance(error, stores.StoreError):
                 refusal = refusal_of(error, parts.default_store)
-            # Shielded, because the commonest reason to be here is that the client went away. What
-            # fails here (the log is down, say) is done later: the intent is on record, and from
-            # now on this process does not know of the upload.
+            # Shielded, because most clients that are here went away. What fails now (the log is
+            # down, say) is done later: the intent is on record, but no longer in `uploads`.
             with suppress(Exception):
                 await asyncio.shield(_end(parts, cause, aggregate_id, upload_id, refusal))
             if refusal is not error:
@@ -322,8 +320,9 @@ def _room(parts: Parts, image: Image, size_bytes: int | None) -> pipe.Room | Non
     return partial(parts.quotas.room_bytes, image.owner)
 
 
-def _outcome(written: pipe.Written, hash_algorithm: str) -> dict[str, Any]:
+def _outcome(upload_id: str, written: pipe.Written, hash_algorithm: str) -> dict[str, Any]:
     return {
+        "upload_id": upload_id,
         "url": written.url,
         "size": written.size_bytes,
         "virtual_size": written.virtual_size,
