@@ -65,7 +65,7 @@ class DaemonThreads(Executor):
                 self._changed.notify()
             elif self._threads < self._most:
                 self._threads += 1
-                name = f"{self._name}-{self._threads}"
+                name = f"{self._name}_{self._threads}"
                 threading.Thread(target=self._work, name=name, daemon=True).start()
         return future
 
