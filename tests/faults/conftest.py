@@ -1,6 +1,9 @@
 """What tests of sinks look at from outside while services come and go."""
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -43,3 +46,15 @@ class SinkLog:
 def log_of() -> Callable[[Any, str], SinkLog]:
     """Opens the log of a service, to look at one sink; a context manager."""
     return SinkLog
+
+
+@pytest.fixture(scope="session")
+def uploading() -> ModuleType:
+    """Uploads that come piece by piece."""
+    path = Path(__file__).parent / "uploading.py"
+    spec = importlib.util.spec_from_file_location("faults_uploading", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
