@@ -84,18 +84,35 @@ class SeaweedFS:
         """Ends the server at once, as a crash would; `start` brings it back with its data."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Has the server stand still: it takes connections and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def make_bucket(self, name: str) -> None:
         """Makes a bucket. Raises what the S3 client raises."""
+        self._client().make_bucket(name)
+
+    def open_uploads(self, bucket: str) -> list[str]:
+        """The names of objects that multipart uploads are open for."""
+        found = self._client()._list_multipart_uploads(bucket).uploads
+        return [str(upload.object_name) for upload in found]
+
+    def _client(self) -> Minio:
         pool = urllib3.PoolManager(timeout=urllib3.Timeout(30.0), retries=urllib3.Retry(2))
-        address = self.endpoint.removeprefix("http://")
-        Minio(
-            address,
+        return Minio(
+            self.endpoint.removeprefix("http://"),
             self.access_key,
             self.secret_key,
             secure=False,
             region="us-east-1",
             http_client=pool,
-        ).make_bucket(name)
+        )
 
     def __enter__(self) -> Self:
         self.start()
