@@ -18,7 +18,7 @@ def _faults(ledger: Path, *options: str) -> None:
 
 @pytest.mark.slow
 def test_twenty_rounds_of_all_kinds_of_fault_leave_the_ledger_clean(tmp_path: Path) -> None:
-    _faults(tmp_path / "ledger.ndjson", "--seed", "quick", "--rounds", "10")
+    _faults(tmp_path / "ledger.ndjson", "--seed", "quick", "--rounds", "10", "--stands", "4")
 
 
 @pytest.mark.long

@@ -14,7 +14,7 @@ from tests.faults.ledger.wire import Answer, ask
 METADATA_CLIENTS = 2
 UPLOAD_CLIENTS = 5
 PAUSE_SECONDS = (0.02, 0.15)
-AWAY_SECONDS = 0.2
+AWAY_SECONDS = (0.2, 1.0)
 """How long a client waits before it tries to create another image where one could not be."""
 PATCH = "application/openstack-images-v2.1-json-patch"
 OCTETS = "application/octet-stream"
@@ -106,7 +106,7 @@ class Load:
         changes = {"exists": True, "name": name, "tags": frozenset(["first"])}
         done = await self.command(account, "create", "POST", "", changes, body, **options)
         if not done:
-            await asyncio.sleep(AWAY_SECONDS)
+            await asyncio.sleep(self._rng.uniform(*AWAY_SECONDS))
         return account if done else None
 
     async def _metadata(self) -> None:

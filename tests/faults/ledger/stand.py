@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from calotype.ops.backends.postgres import Postgres
+from calotype.ops.wiring import migrate
+from calotype.projections.notes import new_signer
+from calotype.stores.log.opening import open_log
 from tests.faults.ledger.accounts import State
 from tests.faults.ledger.disk import Disk
 from tests.faults.ledger.service import Service
@@ -39,6 +42,7 @@ class Stand:
         """The files that the judge has seen."""
         self.strays: set[str] = set()
         """Those of them that it has reported."""
+        self._key = new_signer(f"faults/{folder.name}").secret()
         self._clock = folder / "clock"
         self._is_clock_false = False
 
@@ -57,9 +61,7 @@ class Stand:
         if self.log == "postgresql":
             self.database = Postgres(self.disk.path / "postgres")
             await asyncio.to_thread(self.database.start)
-            for verb in (["migrate"], ["audit", "key"]):
-                done = await self.command(*verb)
-                assert done.returncode == 0, done.stderr
+            await asyncio.to_thread(_migrate, self.log_url)
         await self._start_services_anew()
 
     async def _start_services_anew(self) -> None:
@@ -90,6 +92,7 @@ class Stand:
         lease = str(self.lease_seconds)
         environment = os.environ | {
             "CALOTYPE_QUIET": "1",
+            "CALOTYPE_AUDIT__SIGNING_KEY": self._key,
             "CALOTYPE_LEASES__PROCESS_SECONDS": lease,
             "CALOTYPE_LEASES__LEADER_SECONDS": lease,
         }
@@ -156,6 +159,14 @@ class Stand:
 def faketime_library() -> Path | None:
     """What makes a clock false: Debian's libfaketime, if it is there."""
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+def _migrate(log_url: str) -> None:
+    recorder = open_log(log_url)
+    try:
+        migrate(recorder)
+    finally:
+        recorder.close_now()
 
 
 def _free_port() -> int:
