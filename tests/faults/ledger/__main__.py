@@ -95,6 +95,9 @@ def main() -> int:
     ledger = Ledger(options.ledger, _remark(options))
     try:
         uvloop.run(_run(options, folder, ledger))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("stopped before the end", file=sys.stderr)
+        return 1
     finally:
         ledger.close()
         print(ledger.table())

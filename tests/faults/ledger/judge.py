@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import calotype.commands.image  # noqa: F401 - so that the mapper knows its events
+from calotype.stores.images.keys import MARKER
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.opening import open_log
 from tests.faults.ledger.accounts import Account, Books, State, sha512
@@ -153,7 +154,7 @@ class Judge:
     async def _store(self) -> None:
         """Each file is the data of an active image; nothing else lies there."""
         folder = self._stand.data / "images"
-        files = set(_names(folder)) - self._stand.files
+        files = set(_names(folder)) - self._stand.files - {MARKER}
         self._stand.files |= files
         owners = Counter(name[:36] for name in files)
         for name in sorted(files - self._stand.strays):
