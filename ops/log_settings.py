@@ -23,7 +23,7 @@ class Log(BaseModel):
     """PostgreSQL: false behind PgBouncer in transaction mode, which then needs `listen_url` too."""
     listen_url: str = ""
     """PostgreSQL: URL that leads to the server itself, for notifications; empty = the URL above."""
-    cache_bytes: int = Field(32 << 20, ge=0)
+    cache_bytes: int = Field(16 << 20, ge=0)
     """What the images that a process remembers take, about: for commands, and for each follower."""
 
     @field_validator("url")

@@ -52,7 +52,7 @@ TRIES = 6
 """The first may be spent on a cached aggregate that turns out to be old."""
 BATCH_BYTES = 4 << 20
 """A batch whose events have become this long ends early: rows and statements are longer still."""
-CACHE_BYTES = 32 << 20
+CACHE_BYTES = 16 << 20
 """What the cached aggregates of a process take at most, about."""
 MOST_ROWS_AT_ONCE, MOST_BYTES_AT_ONCE = 2 * SNAPSHOT_EVENTS, 1 << 20
 """What is more is folded in a thread: a snapshot is missing, or the aggregate is large."""
