@@ -58,7 +58,7 @@ def lives(fetch: Fetch, first: UUID, last: UUID, until: int) -> Iterator[LogEven
 
 def image_rows(events: Iterable[LogEvent]) -> Rows:
     """The rows of the tables that are written with every append."""
-    decode = _decoder()
+    decode = decoder()
     image: Any = None
     for stored in events:
         if stored.topic not in EVENT_TYPES:
@@ -73,7 +73,7 @@ def image_rows(events: Iterable[LogEvent]) -> Rows:
 
 def span_rows(events: Iterable[LogEvent]) -> Rows:
     """The spans of past moments."""
-    decode = _decoder()
+    decode = decoder()
     life = ImageLife()
     noted: Noted = {}
     for stored in events:
@@ -89,7 +89,7 @@ def span_rows(events: Iterable[LogEvent]) -> Rows:
 
 def audience_rows(events: Iterable[LogEvent]) -> Rows:
     """Who may know of which event."""
-    decode = _decoder()
+    decode = decoder()
     image: Image | None = None
     for stored in events:
         if stored.topic in EVENT_TYPES:
@@ -106,7 +106,8 @@ def audience_rows(events: Iterable[LogEvent]) -> Rows:
             yield EVENT_AUDIENCE, (stored.position, project, stored.topic, view)
 
 
-def _decoder() -> Callable[[LogEvent], Any]:
+def decoder() -> Callable[[LogEvent], Any]:
+    """What makes domain events of stored ones."""
     mapper = event_mapper()
 
     def decode(event: LogEvent) -> Any:

@@ -26,6 +26,7 @@ from calotype.projections.lives import (
     image_rows,
     span_rows,
 )
+from calotype.projections.snapshot_check import OF_IMAGES, OF_VERSIONS, SnapshotTable
 from calotype.projections.span_folding import ImageSpans
 from calotype.projections.spans import MOMENTS, SPAN_TABLES, moment_rows
 from calotype.projections.tables import TABLES
@@ -78,6 +79,8 @@ class Print:
     owned_by_position: bool = False
     """Whether rows belong to an image by the position of its event, not by its id."""
     in_order: InOrder | None = None
+    snapshots: SnapshotTable | None = None
+    """What whoever keeps the rows starts from; a rebuild throws it away."""
     sums: Sums | None = None
     """Set where the rows are sums; the functions above then give nothing."""
 
@@ -111,6 +114,7 @@ PRINTS = (
         TABLES,
         image_rows,
         lambda recorder, spare: ImageRows(recorder),
+        snapshots=OF_IMAGES,
     ),
     Print(
         "usage",
@@ -127,6 +131,7 @@ PRINTS = (
         span_rows,
         lambda recorder, spare: ImageSpans(recorder, moments=spare.get(MOMENTS, MOMENTS)),
         spans.FOLLOWER,
+        snapshots=OF_VERSIONS,
         in_order=InOrder(MOMENTS, moment_rows, ("", "")),
     ),
     Print(

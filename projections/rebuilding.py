@@ -135,6 +135,8 @@ def switch(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> int:
                     lease=None if what.follower is None else f"follower:{what.follower}",
                 )
             )
+            if what.snapshots is not None:
+                what.snapshots.forget(recorder)
             _remove_leftovers(recorder, what, spare, lease, telling)
     return position
 

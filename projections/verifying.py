@@ -77,6 +77,9 @@ def differences(
         first = last.int + 1
     if what.in_order is not None:
         yield from _differences_in_order(recorder, what, what.in_order)
+    if what.snapshots is not None:
+        for key, wrong in what.snapshots.wrong(recorder):
+            yield Difference(what.snapshots.table.name, key, wrong)
 
 
 def _counted(events: Iterable[LogEvent], progress: Progress) -> Iterator[LogEvent]:

@@ -64,11 +64,12 @@ def saved(lives: list[ImageLife]) -> Put:
     """The change that writes the snapshots of these images."""
     for life in lives:
         life.saved_version = life.image.version
-    rows = [(life.image.id, life.image.version, FINGERPRINT, _encode(life)) for life in lives]
+    rows = [(life.image.id, life.image.version, FINGERPRINT, encode(life)) for life in lives]
     return Put(VERSION_SNAPSHOTS, rows)
 
 
-def _encode(life: ImageLife) -> str:
+def encode(life: ImageLife) -> str:
+    """The image, and since when each of its rows holds, as text."""
     starts = []
     for table, row in all_rows_of(life.image):
         if table in SPANS:

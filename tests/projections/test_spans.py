@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from calotype.commands.image import create
 from calotype.commands.policy import Cause
+from calotype.projections import following, version_snapshots
 from calotype.projections.following import Follower, reached
 from calotype.projections.images import rows_of
+from calotype.projections.snapshot_check import OF_VERSIONS
 from calotype.projections.span_folding import ImageSpans
 from calotype.projections.spans import (
     FOLLOWER,
@@ -84,7 +86,7 @@ async def recorder(request: Any, tmp_path: Any) -> AsyncIterator[GroupCommitReco
     )
     recorder = open_log(url)
     recorder.migrate()
-    recorder.create_tables([*TABLES, *SPAN_TABLES])
+    recorder.create_tables([*TABLES, *SPAN_TABLES, OF_VERSIONS.table])
     yield recorder
     await recorder.close()
 
@@ -153,6 +155,46 @@ async def test_spans_are_a_function_of_the_log_alone(recorder: GroupCommitRecord
     await Follower(recorder, "whole", ImageSpans(recorder), holder="h").catch_up()
     for table in SPAN_TABLES:
         assert await _rows(recorder, table) == first[table], table.name
+
+
+async def test_spans_from_snapshots_are_those_from_birth(
+    recorder: GroupCommitRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing remembered, and each page begun from the last snapshots: the same rows."""
+    monkeypatch.setattr(version_snapshots, "SNAPSHOT_EVENTS", 4)
+    for seed in range(4):
+        await _live(recorder, random.Random(seed), 60)
+    spans = ImageSpans(recorder, snapshots=True)
+    follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3, chunk_events=2)
+    found: list[bool] = []
+    find = version_snapshots.find
+
+    def noted(*arguments: Any) -> Any:
+        found.append((life := find(*arguments)) is not None)
+        return life
+
+    monkeypatch.setattr(version_snapshots, "find", noted)
+    while await follower._step():
+        spans.forget()
+    assert found.count(True) > 50
+    kept = {table: await _rows(recorder, table) for table in SPAN_TABLES}
+    assert [*OF_VERSIONS.wrong(recorder)] == []
+    assert len(await _rows(recorder, OF_VERSIONS.table)) > 15
+    await Follower(recorder, "whole", ImageSpans(recorder), holder="h").catch_up()
+    for table in SPAN_TABLES:
+        assert await _rows(recorder, table) == kept[table], table.name
+
+
+async def test_a_page_ends_where_its_rows_become_long(
+    recorder: GroupCommitRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _live(recorder, random.Random(7), 30)
+    monkeypatch.setattr(following, "ROWS_BYTES", 1)
+    follower = Follower(recorder, "chunks", ImageSpans(recorder), holder="h", chunk_events=4)
+    steps = 0
+    while await follower._step():
+        steps += 1
+    assert steps == -(-(recorder.max_notification_id() or 0) // 4)
 
 
 async def test_what_followers_at_once_write_is_what_one_writes(

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -10,15 +11,18 @@ import psycopg
 import pytest
 
 from calotype.commands.image import create
+from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
 from calotype.commands.policy import Cause
 from calotype.commands.quotas import Quotas
 from calotype.ops.wiring import migrate
+from calotype.projections import version_snapshots
 from calotype.projections.audience import EventAudience
 from calotype.projections.following import Follower
 from calotype.projections.images import rows_of
 from calotype.projections.prints import PRINTS
 from calotype.projections.span_folding import ImageSpans
 from calotype.projections.verifying import differences
+from calotype.stores.log import snapshots
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -39,8 +43,12 @@ Tamper = Callable[[str], None]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-async def log(request: Any, tmp_path: Any) -> AsyncIterator[tuple[GroupCommitRecorder, Tamper]]:
+async def log(
+    request: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[GroupCommitRecorder, Tamper]]:
     """A log with a few images in it, and a way to change its tables behind its back."""
+    monkeypatch.setattr(snapshots, "SNAPSHOT_EVENTS", 3)
+    monkeypatch.setattr(version_snapshots, "SNAPSHOT_EVENTS", 3)
     path = tmp_path / "log.sqlite"
     url = (
         f"sqlite:///{path}"
@@ -66,7 +74,7 @@ async def log(request: Any, tmp_path: Any) -> AsyncIterator[tuple[GroupCommitRec
 
 
 async def _life(recorder: GroupCommitRecorder) -> None:
-    events = EventLog(recorder, rows_of, Quotas(recorder))
+    events = EventLog(recorder, rows_of, Quotas(recorder), snapshots=IMAGE_SNAPSHOTS)
     tags, properties = ["a", "b"], {"k": "1", "l": "2"}
     image = create(
         CAUSE, image_id=str(uuid4()), fields=FIELDS, tags=tags, properties=dict(properties)
@@ -86,7 +94,8 @@ async def _life(recorder: GroupCommitRecorder) -> None:
 
 
 async def _follow(recorder: GroupCommitRecorder) -> None:
-    for known, fold in ((PRINTS[2], ImageSpans), (PRINTS[3], EventAudience)):
+    spans = partial(ImageSpans, snapshots=True)
+    for known, fold in ((PRINTS[2], spans), (PRINTS[3], EventAudience)):
         assert known.follower is not None
         await Follower(recorder, known.follower, fold(recorder), holder="h").catch_up()
 
@@ -137,6 +146,21 @@ async def test_what_was_never_touched_fits_also_where_a_follower_is_behind(log: 
             "not in the log",
         ),
         ("UPDATE log_moments_2 SET clock = '' WHERE position = 9", "log_moments_2", "clock"),
+        (
+            "UPDATE aggregate_snapshots_1 SET state = replace(state, 'shared', 'public')",
+            "aggregate_snapshots_1",
+            "differs in state",
+        ),
+        (
+            "UPDATE aggregate_snapshots_1 SET version = version + 990",
+            "aggregate_snapshots_1",
+            "not in",
+        ),
+        (
+            "UPDATE image_version_snapshots_1 SET state = replace(state, '[', '[ ')",
+            "image_version_snapshots_1",
+            "differs in state",
+        ),
         ("DELETE FROM event_audience_2 WHERE position = 3", "event_audience_2", "missing"),
         (
             "INSERT INTO event_audience_2 VALUES (3, 'spy', 'image.created', 'full')",
