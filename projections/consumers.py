@@ -35,7 +35,7 @@ from calotype.projections.consumer_account import (
     mine,
 )
 from calotype.projections.consumer_answers import Answer, Outcome
-from calotype.projections.feed import Feed, Page, Question
+from calotype.projections.feed import PAGE_BYTES, Feed, Page, Question
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
 
 CONSUMERS_LIMIT = 100
@@ -82,7 +82,8 @@ class Parked:
     error: str | None
     since: float
     event: bytes | None
-    """None while the feed is being made again."""
+    """None while the feed is being made again, and where those before it are long already: it is
+    there on a page that begins with it."""
 
 
 class Consumers:
@@ -231,7 +232,8 @@ class Consumers:
         """Parked events in the order of the log. Raises NotFound."""
         key = (await self.get(project, name)).key
         rows = await self.recorder.fetch(account.PARKED, mine(key, after=after, limit=limit))
-        events = await self.feed.at(project, [row[0] for row in rows])
+        positions = [row[0] for row in rows]
+        events = await self.feed.at(project, positions, limit_bytes=PAGE_BYTES)
         return [
             Parked(position, image, attempts, error, since, events.get(position))
             for position, image, attempts, error, since in rows

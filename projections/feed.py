@@ -34,6 +34,8 @@ WINDOW_EVENTS = 5000
 """How many events one page looks at for some types that may be rare."""
 CHUNK_EVENTS = 100
 """How many events are looked up at once."""
+STEP_IMAGES = 64
+"""How many images of a snapshot are read at once."""
 COUNTED_EVENTS = 50_000
 """How many events are looked at to count those of some types."""
 PAGE_BYTES = 4 << 20
@@ -176,18 +178,30 @@ class Feed:
                 return page
             await self.waking.wait(question.project, page.next, left)
 
-    async def at(self, project: str | None, positions: Sequence[int]) -> dict[int, bytes]:
-        """The CloudEvents of these positions, of those that the reader is told of."""
+    async def at(
+        self, project: str | None, positions: Sequence[int], *, limit_bytes: int | None = None
+    ) -> dict[int, bytes]:
+        """The CloudEvents of these positions, of those that the reader is told of.
+
+        With `limit_bytes` only the first of them, until they have become so long.
+        """
         known = await self.positions()
         events: dict[int, bytes] = {}
-        for start in range(0, len(positions), CHUNK_EVENTS):
-            some = positions[start : start + CHUNK_EVENTS]
+        waiting, size = sorted(positions), 0
+        while waiting and (limit_bytes is None or size < limit_bytes):
+            some = waiting[:CHUNK_EVENTS]
             values: dict[str, Any] = {f"p{n}": position for n, position in enumerate(some)}
-            sql = f" AND s.notification_id IN ({', '.join(f':{name}' for name in values)})"
-            values |= {"after": 0, "project": project}
-            sql = (_OF_ALL if project is None else _OF_PROJECT_AND_IMAGE) + sql
+            wanted = f" AND s.notification_id IN ({', '.join(f':{name}' for name in values)})"
+            values |= {"after": 0, "project": project, "limit": len(some), "bytes": PAGE_BYTES}
+            sql = (_OF_ALL if project is None else _OF_PROJECT_AND_IMAGE) + wanted
+            place = "s.notification_id"
+            sql += f" AND {within_bytes(place, sql.partition(' FROM ')[2])} ORDER BY {place}"
             rows = await self._recorder.fetch(sql, values)
             events |= {row[0]: encoded_event(known, row) for row in rows}
+            read_bytes = sum(len(row[4]) for row in rows)
+            reached = some[-1] if read_bytes < PAGE_BYTES else rows[-1][0]
+            waiting = [position for position in waiting if position > reached]
+            size += read_bytes
         return events
 
     async def ahead(self, question: Question) -> tuple[int, bool]:
@@ -217,18 +231,27 @@ class Feed:
         at = min(reached, head) if position is None else position
         if at > reached:
             raise Invalid("'snapshot' is a position that cannot be asked for yet.", "snapshot")
-        values = {"at": at, "marker": marker, "limit": limit + 1}
+        values: dict[str, Any] = {"at": at}
         sql = _IMAGES
         if project is not None:
             blocks = {f"b{n}": block for n, block in enumerate(blocks_at(at, head))}
             sql = _IMAGES_OF_PROJECT % ", ".join(f":{name}" for name in blocks)
             values |= {"project": project, **blocks}
-        rows = await self._recorder.fetch(sql, values, heavy=True)
         positions = await self.positions()
-        more = len(rows) > limit
-        rows = rows[:limit]
-        images = [encoded_snapshot(positions, at, *row) for row in rows]
-        return Snapshot(images, at, UUID(str(rows[-1][0])) if more else None)
+        images: list[bytes] = []
+        more, size = True, 0
+        while more and len(images) < limit and size < PAGE_BYTES:
+            wanted = min(STEP_IMAGES, limit - len(images))
+            values |= {"marker": marker, "limit": wanted + 1}
+            rows = await self._recorder.fetch(sql, values, heavy=True)
+            more = len(rows) > wanted
+            for row in rows[:wanted]:
+                if size >= PAGE_BYTES:
+                    more = True
+                    break
+                images.append(encoded_snapshot(positions, at, *row))
+                marker, size = UUID(str(row[0])), size + len(images[-1])
+        return Snapshot(images, at, marker if more else None)
 
     async def _ends(self, follower: str = FOLLOWER) -> tuple[int, int]:
         """The last position of the log, and of the tables that the follower keeps."""

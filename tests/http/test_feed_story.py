@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from calotype.ops.wiring import audience_follower, versions_follower
+from calotype.projections import feed
+from calotype.projections.spans import FOLLOWER
 
 EVENTS = "/log/v1/events"
 STREAM = {"Accept": "text/event-stream"}
@@ -318,3 +320,30 @@ async def _snapshot_of(told: Any, caller: Any, expected: set[str] | None) -> lis
     after = await caller("GET", f"{next_of(answer)}&wait=10")
     assert [event["subject"] for event in after.json] == [late["id"]]
     return ids
+
+
+async def test_pages_end_where_they_become_long(
+    open_feed: Any, monkeypatch: pytest.MonkeyPatch, becomes: Any
+) -> None:
+    """Of events, of snapshots and of what is looked up for consumers; and nothing is missing."""
+    monkeypatch.setattr(feed, "PAGE_BYTES", 3000)
+    admin = open_feed.admin
+    ids = [(await admin.create(note="x" * 1024))["id"] for _ in range(7)]
+    await settled(open_feed)
+    recorder = open_feed.parts.log.recorder
+    await becomes(lambda: recorder.max_tracking_id(FOLLOWER) == 7)
+    for query in ("", "&types=image.created"):
+        page = await admin("GET", f"{EVENTS}?limit=100{query}")
+        assert len(page.json) == 2
+        events = await all_events(admin, f"{EVENTS}?limit=100{query}")
+        assert [event["subject"] for event in events] == ids
+    found, path = [], f"{EVENTS}?snapshot=true&limit=100"
+    while "snapshot" in path:
+        page = await admin("GET", path)
+        assert 0 < len(page.json) <= 2
+        found += [image["data"]["id"] for image in page.json]
+        path = next_of(page)
+    assert found == sorted(ids)
+    positions = list(range(1, 8))
+    assert [*await open_feed.api.feed.at(None, positions)] == positions
+    assert [*await open_feed.api.feed.at(None, positions, limit_bytes=3000)] == [1, 2]
