@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SCENARIOS = ("show", "list", "create", "patch", "upload", "download")
-ONLY_WHEN_NAMED = ("identity", "past")
+ONLY_WHEN_NAMED = ("identity", "past", "long-image")
 """What needs more than the others: a real Keystone, a log of a million events."""
 LOGS = ("postgresql", "sqlite")
 LEAST_IMAGES = 1_000

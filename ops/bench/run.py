@@ -13,7 +13,7 @@ from types import FrameType
 import structlog
 from rich.console import Console
 
-from calotype.ops.bench import identity, metadata, past, transfers
+from calotype.ops.bench import identity, long_image, metadata, past, transfers
 from calotype.ops.bench.figures import MEGABYTE, Target
 from calotype.ops.bench.machine import machine_facts, touch_memory
 from calotype.ops.bench.options import BenchError, Options
@@ -48,10 +48,12 @@ def bench(options: Options) -> None:
         try:
             with rig:
                 for name in options.logs:
-                    if set(options.scenarios) - {"past"}:
+                    if set(options.scenarios) - {"past", "long-image"}:
                         _measure(rig, name)
                     if "past" in options.scenarios:
                         past.measure_long_log(rig, name)
+                    if "long-image" in options.scenarios:
+                        long_image.measure_long_image(rig, name)
             complete = True
         finally:
             if rig.rows:
