@@ -176,12 +176,15 @@ class Follower:
         page = self._read(self._known, self._page_events)
         self._more = len(page) == self._page_events
         changes: list[Change] = []
-        for start in range(0, len(page), self._chunk_events):
-            if start and _bytes_in(changes) >= ROWS_BYTES:
-                self._more, page = True, page[:start]
-                break
-            changes += self._fold.fold(page[start : start + self._chunk_events])
-        return page, changes
+        start = size = 0
+        while start < len(page) and size < ROWS_BYTES:
+            some = self._fold.fold(page[start : start + self._chunk_events])
+            start += self._chunk_events
+            if start < len(page):
+                size += _bytes_in(some)
+            changes += some
+        self._more = self._more or start < len(page)
+        return page[:start], changes
 
     def _read_notifications(self, position: int, limit: int) -> Sequence[Notification]:
         return self._recorder.select_notifications(

@@ -311,9 +311,12 @@ class EventLog:
                 newer = () if current else await self._newer(aggregate)
                 if not newer:
                     self._remember(aggregate)
-                    if refusal is not None:
+                    if refusal is None:
+                        return aggregate
+                    try:
                         raise refusal
-                    return aggregate
+                    finally:
+                        refusal = None  # It holds this frame, and the two would be garbage.
                 current = True
                 if aggregate.pending_events:
                     aggregate = None
