@@ -207,6 +207,7 @@ def config_check(config: ConfigOption = None) -> None:
             if key in _SECRETS and table[key]:
                 table[key] = "(set)"
     shown["log"]["url"] = _without_password(settings.log_url())
+    shown["log"]["listen_url"] = _without_password(settings.log.listen_url)
     shown |= {f"sinks.{name}": sink.shown() for name, sink in settings.sinks.items()}
     for key, value in shown.items():
         if isinstance(value, dict):

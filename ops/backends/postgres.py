@@ -133,6 +133,19 @@ class Postgres:
         while any(map(_runs, children)) and time.monotonic() < deadline:
             time.sleep(0.01)  # A server does not start while the old one's memory is attached.
 
+    def freeze(self) -> None:
+        """Stops all its processes as a hung machine would: connections stay open, nobody answers.
+
+        The parent first, so that it cannot start children meanwhile.
+        """
+        for process in (self.pid, *_children(self.pid)):
+            os.kill(process, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets a frozen server go on."""
+        for process in (*_children(self.pid), self.pid):
+            os.kill(process, signal.SIGCONT)
+
     def restart(self) -> None:
         """Stops and starts again on the same port."""
         self.stop()
