@@ -6,6 +6,7 @@ Limits are those of the Image API's schema (reference: image schema, section 'pr
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -16,6 +17,17 @@ DISK_FORMATS = (
     "ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop",
 )  # fmt: skip
 CONTAINER_FORMATS = ("ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed")
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """The formats that images of an installation may have."""
+
+    disk: tuple[str, ...] = DISK_FORMATS
+    container: tuple[str, ...] = CONTAINER_FORMATS
+
+
+FORMATS = Formats()
 VISIBILITIES = ("community", "public", "private", "shared")
 MEMBER_STATUSES = ("pending", "accepted", "rejected")
 
@@ -80,7 +92,7 @@ def check_tags(value: Any) -> list[str]:
     return list(dict.fromkeys(check_tag(tag) for tag in value))
 
 
-def check_field(name: str, value: Any) -> Any:
+def check_field(name: str, value: Any, formats: Formats = FORMATS) -> Any:
     """The value of a writable base field (one of WRITABLE)."""
     if name in ("protected", "os_hidden"):
         if not isinstance(value, bool):
@@ -93,9 +105,11 @@ def check_field(name: str, value: Any) -> Any:
     if value is None:
         return None
     if name == "disk_format":
-        return _check_choice(name, value, DISK_FORMATS)
+        return _check_choice(name, value, formats.disk)
     if name == "container_format":
-        return _check_choice(name, value, CONTAINER_FORMATS)
+        return _check_choice(name, value, formats.container)
+    if name == "owner" and value == "":
+        return None
     return check_text(name, value)
 
 
@@ -103,6 +117,8 @@ def check_property(name: str, value: Any) -> str | None:
     """The value of a custom property: a string, or null for the two that may refer to nothing."""
     if name.startswith("os_glance"):
         raise Forbidden(f"Attribute '{name}' is reserved.")
+    if not name:
+        raise Invalid("A property needs a name.")
     if len(name) > 255:
         raise Invalid(f"Property name '{name[:40]}...' has over 255 characters.")
     check_text("property name", name)
@@ -157,7 +173,9 @@ def check_document(what: str, before: Any, after: Any, limit: int) -> None:
         )
 
 
-def split_body(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], dict[str, str | None]]:
+def split_body(
+    body: Mapping[str, Any], formats: Formats = FORMATS
+) -> tuple[dict[str, Any], list[str], dict[str, str | None]]:
     """The base fields (with defaults), tags and custom properties of a create request's body."""
     fields = dict(DEFAULTS)
     tags: list[str] = []
@@ -165,7 +183,7 @@ def split_body(body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], dict
     for name, value in body.items():
         refuse_unwritable(name)
         if name in WRITABLE:
-            fields[name] = check_field(name, value)
+            fields[name] = check_field(name, value, formats)
         elif name == "tags":
             tags = check_tags(value)
         elif name in HASHES:

@@ -42,15 +42,18 @@ async def set_member_status(
     parts: Parts, actor: Actor, cause: Cause, image_id: str, member: str, body: dict[str, Any]
 ) -> Image:
     """Sets the invited project's answer; only that project or an administrator may."""
-    status = body.get("status")
-    if status not in rules.MEMBER_STATUSES:
-        raise Invalid(f"Property 'status' must be one of {', '.join(rules.MEMBER_STATUSES)}.")
+    if "status" not in body:
+        raise Invalid("The body must be an object with a 'status'.")
+
+    def answer(image: Image) -> None:
+        status = body["status"]
+        # Who may not know of the image is not told what is wrong with the answer.
+        if member in image.members and status not in rules.MEMBER_STATUSES:
+            raise Invalid(f"Property 'status' must be one of {', '.join(rules.MEMBER_STATUSES)}.")
+        image.set_member_status(cause, member, status)
 
     allowed = partial(require_answer, actor, member)
-    wish = Image.set_member_status
-    image: Image = await parts.log.change(
-        image_uuid(image_id), allowed, wish, cause, member, status
-    )
+    image: Image = await parts.log.change(image_uuid(image_id), allowed, answer)
     return image
 
 

@@ -45,7 +45,7 @@ async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str,
     LimitExceeded, and Conflict for an id that is taken, be it by a deleted image.
     """
     image_id = rules.check_id(body["id"]) if "id" in body else new_id()
-    fields, tags, properties = rules.split_body(body)
+    fields, tags, properties = rules.split_body(body, parts.formats)
     if fields["owner"] is None and "owner" not in body:
         fields["owner"] = actor.project
     require_creation(actor, fields, properties)
@@ -120,7 +120,7 @@ def _patch_metadata(
                 tags = rules.check_tags(operation.value)
                 rules.check_count("tags", len(tags), parts.limits.tags)
             else:
-                fields[name] = rules.check_field(name, operation.value)
+                fields[name] = rules.check_field(name, operation.value, parts.formats)
                 if name == "visibility":
                     require_visibility(actor, image, fields[name])
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from calotype.commands.fields import FORMATS, Formats
 from calotype.commands.image import Image
 from calotype.commands.policy import Actor, Cause
 from calotype.commands.quotas import Quotas
@@ -60,6 +61,8 @@ class Parts:
     """Names this process in intents and leases; new at every start."""
     lease: Lease | None = None
     """Without one nobody takes this process's uploads for dead: it serves nobody else."""
+    formats: Formats = FORMATS
+    """The formats that images may have."""
     format_must_match: bool = True
     """Whether data of another format than the image's disk_format is refused."""
     tolerated_checks: frozenset[str] = frozenset()

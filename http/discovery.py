@@ -83,7 +83,7 @@ async def _again(request: web.Request, path: str) -> web.StreamResponse:
 async def schema(request: web.Request) -> web.Response:
     """GET /v2/schemas/{name}."""
     refuse_body(request)
-    document = schema_document(request.match_info["name"])
+    document = schema_document(request.match_info["name"], request.app[API].parts.formats)
     if document is None:
         raise NotFound("There is no schema of that name.")
     return json_answer(document)

@@ -19,6 +19,7 @@ _TEXT = ("checksum", "os_hash_algo", "os_hash_value", "owner")
 _INTEGER = ("size", "virtual_size", "min_disk", "min_ram")
 _TIME = ("created_at", "updated_at")
 _TIME_OPERATORS = ("gt", "gte", "lt", "lte", "eq", "neq")
+_REPEATABLE = ("tag", "sort", "sort_key", "sort_dir")
 _LONGEST_VALUE = 4096
 _QUOTED_VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|([^",]*)', re.DOTALL)
 _OFFSET_WITHOUT_SIGN = re.compile(r"(.+[T ].+) ([0-9]{2}(?::?[0-9]{2})?)", re.DOTALL)
@@ -33,7 +34,7 @@ def parse_list(
     filters: list[Filter] = []
     properties: list[tuple[str, str]] = []
     sorting: list[tuple[str, str]] = []
-    for name, value in parameters:
+    for name, value in _last_of_each(parameters):
         if name == "limit":
             limit = _limit(value)
         elif name == "marker":
@@ -41,7 +42,7 @@ def parse_list(
         elif name in ("sort", "sort_key", "sort_dir"):
             sorting.append((name, value))
         elif name == "visibility":
-            visibility = _choice(name, value, VISIBILITIES)
+            visibility = _choice(name, value, VISIBILITIES) if value else None
         elif name == "member_status":
             member_status = _choice(name, value, MEMBER_STATUSES)
         elif name == "os_hidden":
@@ -63,6 +64,14 @@ def parse_list(
         filters=tuple(filters),
         properties=tuple(properties),
     )
+
+
+def _last_of_each(parameters: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The parameters that count: of one that is given several times the last, as for Glance."""
+    counting: dict[object, tuple[str, str]] = {}
+    for number, (name, value) in enumerate(parameters):
+        counting[number if name in _REPEATABLE else name] = (name, value)
+    return list(counting.values())
 
 
 def page_links(

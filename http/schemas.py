@@ -1,11 +1,12 @@
 """The schema documents that clients fetch before they create or update anything."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from calotype.commands.fields import CONTAINER_FORMATS, DISK_FORMATS, MEMBER_STATUSES, VISIBILITIES
+from calotype.commands.fields import FORMATS, MEMBER_STATUSES, VISIBILITIES, Formats
 
 _UUID_PATTERN = (
     "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$"
@@ -85,12 +86,12 @@ BASE_PROPERTIES: dict[str, Any] = {
     "container_format": {
         "type": ["null", "string"],
         "description": "What is wrapped around the disk.",
-        "enum": [None, *CONTAINER_FORMATS],
+        "enum": [None, *FORMATS.container],
     },
     "disk_format": {
         "type": ["null", "string"],
         "description": "How the disk is written down.",
-        "enum": [None, *DISK_FORMATS],
+        "enum": [None, *FORMATS.disk],
     },
     "created_at": _set_by_service(_time("When the image was registered.")),
     "updated_at": _set_by_service(_time("When the image was last changed.")),
@@ -203,8 +204,11 @@ def image_schema(site_properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _documents() -> dict[str, bytes]:
+@lru_cache(maxsize=8)
+def _documents(formats: Formats) -> dict[str, bytes]:
     image = image_schema(SITE_PROPERTIES)
+    for name, known in (("disk_format", formats.disk), ("container_format", formats.container)):
+        image["properties"][name] = {**image["properties"][name], "enum": [None, *known]}
     member = {"name": "member", "properties": _MEMBER_PROPERTIES}
     link = {"type": "string"}
     documents = {
@@ -233,9 +237,6 @@ def _documents() -> dict[str, bytes]:
     return {name: orjson.dumps(document) for name, document in documents.items()}
 
 
-_DOCUMENTS = _documents()
-
-
-def schema_document(name: str) -> bytes | None:
-    """The JSON schema called `name`, or None."""
-    return _DOCUMENTS.get(name)
+def schema_document(name: str, formats: Formats = FORMATS) -> bytes | None:
+    """The JSON schema called `name`, with the formats that images may have; or None."""
+    return _documents(formats).get(name)

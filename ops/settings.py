@@ -6,7 +6,7 @@ A variable's name is `CALOTYPE_` and the key in capitals, with `__` between tabl
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -23,6 +23,9 @@ from calotype.ops.limit_settings import Limits
 from calotype.ops.log_settings import Log
 from calotype.ops.sink_settings import SinkName, SinkSettings, check_sinks
 from calotype.ops.webhook_settings import Webhooks
+
+FormatName = Annotated[str, Field(pattern="^[a-z0-9._-]{1,20}$")]
+"""The name of a format, as a column of Glance's database takes it."""
 
 
 class SettingsError(Exception):
@@ -102,8 +105,16 @@ class Deletion(_Table):
 
 
 class Formats(_Table):
-    """`[formats]`: how strictly the content of uploads is judged (container format `bare`)."""
+    """`[formats]`: formats of images, and how strictly content is judged (container `bare`)."""
 
+    disk_formats: list[FormatName] = [
+        "ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop",
+    ]  # fmt: skip
+    """The disk_format that images may have; `gpt` and `luks` are recognised too."""
+    container_formats: list[FormatName] = [
+        "ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed",
+    ]  # fmt: skip
+    """The container_format that images may have."""
     require_match: bool = True
     """Refuse content that is not of the claimed disk format. Unsafe content always is refused."""
     gpt_safety_checks_nonfatal: list[str] = []

@@ -3,6 +3,7 @@
 from ipaddress import ip_network
 
 from calotype.commands.downloads import Downloads
+from calotype.commands.fields import Formats
 from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
 from calotype.commands.parts import Limits, Parts
 from calotype.commands.usage import USAGE
@@ -115,6 +116,9 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
         quotas=quotas,
         limits=Limits(**settings.limits.model_dump(include=set(Limits.__slots__))),
         hash_algorithm=settings.hashing_algorithm,
+        formats=Formats(
+            tuple(settings.formats.disk_formats), tuple(settings.formats.container_formats)
+        ),
         format_must_match=settings.formats.require_match,
         tolerated_checks=frozenset(settings.formats.gpt_safety_checks_nonfatal),
         retention_seconds=settings.deletion.retention_seconds,

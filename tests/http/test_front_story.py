@@ -277,3 +277,67 @@ async def test_the_healthcheck_is_as_load_balancers_know_it(cloud: Any) -> None:
     assert (await cloud.admin("HEAD", "/healthcheck")).status == 503
     answer = await cloud.admin("GET", "/healthcheck", Accept="application/json")
     assert (answer.status, answer.json["reasons"]) == (503, ["DRAINING"])
+
+
+# ---- what an operator chooses, and small things that are as in Glance ----
+
+
+async def test_formats_are_those_that_the_operator_names_also_in_the_schema(
+    open_cloud: Any,
+) -> None:
+    formats = {"disk_formats": ["raw", "gpt"], "container_formats": ["bare", "tar"]}
+    cloud = await open_cloud(formats=formats)
+    admin = cloud.admin
+    for body, status in (
+        ({"disk_format": "gpt", "container_format": "tar"}, 201),
+        ({"disk_format": "qcow2"}, 400),
+        ({"container_format": "ovf"}, 400),
+    ):
+        assert (await admin("POST", "/v2/images", json=body)).status == status, body
+    image = await admin.create()
+    assert (await admin.patch(image["id"], replaced("disk_format", "iso"))).status == 400
+    assert (await admin.patch(image["id"], replaced("disk_format", "gpt"))).status == 200
+    properties = (await admin("GET", "/v2/schemas/image")).json["properties"]
+    assert properties["disk_format"]["enum"] == [None, "raw", "gpt"]
+    assert properties["container_format"]["enum"] == [None, "bare", "tar"]
+
+
+async def test_data_without_a_partition_table_is_no_gpt(open_cloud: Any) -> None:
+    admin = (await open_cloud(formats={"disk_formats": ["gpt"]})).admin
+    image = await admin.create(disk_format="gpt", container_format="bare")
+    assert (await admin.upload(image["id"], b"x" * 4096)).status == 415
+
+
+async def test_an_empty_visibility_is_none_and_of_several_values_the_last_counts(
+    admin: Any,
+) -> None:
+    await admin.create(name="one", x="1")
+    await admin.create(name="two", x="2")
+    assert set(await admin.names("?visibility=")) == {"one", "two"}
+    assert await admin.names("?name=one&name=two") == ["two"]
+    assert await admin.names("?x=2&x=1") == ["one"]
+
+
+async def test_no_owner_is_no_owner_however_it_is_written(admin: Any) -> None:
+    assert (await admin.create(owner=""))["owner"] is None
+
+
+async def test_a_property_has_a_name(admin: Any) -> None:
+    assert (await admin("POST", "/v2/images", json={"": "x"})).status == 400
+    image = await admin.create()
+    assert (await admin.patch(image["id"], replaced("", "x", "add"))).status == 400
+
+
+async def test_a_wrong_answer_to_an_offer_tells_nothing_of_images_that_one_may_not_see(
+    projects: Any,
+) -> None:
+    image = await projects.caller("red").create(visibility="shared")
+    path = f"/v2/images/{image['id']}/members/blue"
+    blue = projects.caller("blue")
+    assert (await blue("PUT", path, json={"status": "perhaps"})).status == 404
+    await projects.caller("red").share(image["id"], "blue")
+    assert (await blue("PUT", path, json={"status": "perhaps"})).status == 400
+
+
+def replaced(name: str, value: Any, op: str = "replace") -> dict[str, Any]:
+    return {"op": op, "path": f"/{name}", "value": value}

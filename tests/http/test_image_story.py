@@ -40,7 +40,7 @@ async def test_an_image_shows_what_it_was_created_with(admin):
     given = {
         "id": str(uuid4()), "name": "naïve ☃", "visibility": "private", "protected": True,
         "os_hidden": True, "owner": "another", "disk_format": "qcow2", "container_format": "bare",
-        "min_disk": 7, "min_ram": 2147483647, "os_distro": "debian", "": "", "a/b~c": "Grüße",
+        "min_disk": 7, "min_ram": 2147483647, "os_distro": "debian", "a/b~c": "Grüße",
         "kernel_id": None, "ramdisk_id": str(uuid4()),
     }  # fmt: skip
     created = await admin.create(**given, tags=["b", "a", "b"])

@@ -34,7 +34,6 @@ async def image(admin):
         ([replace("/os", "bsd")], {"os": "bsd"}),
         ([add("/os", "bsd")], {"os": "bsd"}),
         ([add("/new", "")], {"new": ""}),
-        ([add("/", "nameless")], {"": "nameless"}),
         ([add("/a~1b", "x")], {"a/b": "x"}),
         ([add("/a~01", "x")], {"a~1": "x"}),
         ([add("/ padded ", "x")], {"padded": "x"}),
