@@ -3,6 +3,7 @@
 import orjson
 from aiohttp import web
 
+from calotype.commands.errors import Invalid
 from calotype.http.conversation import API, actor_of, json_answer, refuse_body
 from calotype.projections.feed import reader_of
 from calotype.projections.stream_tickets import LIFETIME_SECONDS
@@ -20,6 +21,8 @@ async def issue(request: web.Request) -> web.Response:
     api, actor = request.app[API], actor_of(request)
     reader_of(actor)  # Who may not read the feed needs no ticket.
     headers = {name: text for name in CREDENTIALS if (text := request.headers.get(name))}
+    if not all(text.isprintable() for text in headers.values()):
+        raise Invalid("Headers that say who asks must be printable UTF-8.")
     ticket = await api.tickets.issue(f"{actor.user}\n{actor.project}", headers)
     answer = json_answer(
         orjson.dumps({"ticket": ticket, "expires_in": LIFETIME_SECONDS}), status=201

@@ -173,7 +173,7 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Nats"]:  
         yield server
 
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 
 
 class Service:

@@ -309,7 +309,7 @@ async def _send(port: int, sent: Sent, known: Known, result: Result) -> None:
         result.failed.append(f"hung: {sent.data[:400]!r} {sent.after[:100]!r}")
         result.statuses[0] += 1
         return
-    except (ConnectionError, asyncio.IncompleteReadError):
+    except OSError:  # Cut off, perhaps while we still write.
         answer = b""
     finally:
         writer.transport.abort()

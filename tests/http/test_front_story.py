@@ -4,9 +4,14 @@ import asyncio
 import gzip
 import json
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from aiohttp import web
+
+from calotype.http.connections import Runner
+from calotype.http.routes import application
 
 HORIZON = "https://horizon.example.org"
 CORS = {"allowed_origin": [HORIZON]}
@@ -246,6 +251,24 @@ async def test_a_download_that_nobody_reads_ends(open_cloud: Any, becomes: Any) 
     await becomes(lambda: cloud.api.running)
     await becomes(lambda: not cloud.api.running)
     writer.close()
+
+
+async def test_a_head_that_comes_bit_by_bit_is_not_waited_for(cloud: Any) -> None:
+    runner = Runner(application(cloud.api), most_connections=10, keepalive_timeout=0.5)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, writer = await asyncio.open_connection(*runner.addresses[0])
+    writer.write(b"GET /v2/images HTTP/1.1\r\n")
+    started = asyncio.get_running_loop().time()
+    with suppress(ConnectionError):
+        while not reader.at_eof():
+            writer.write(b"X-A: b\r\n")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    assert await reader.read(100) == b""
+    assert asyncio.get_running_loop().time() - started < 10
+    writer.close()
+    await runner.shutdown()
 
 
 # ---- our own paths ----

@@ -115,3 +115,14 @@ async def test_unused_tickets_are_bounded_and_old_ones_forgotten(
     await tickets.issue("one", {})
     rows = await projects.parts.log.recorder.fetch(f"SELECT count(*) FROM {STREAM_TICKETS.name}")
     assert rows[0][0] == 1
+
+
+async def test_credentials_that_are_no_text_get_no_ticket(projects: Any) -> None:
+    """Also where another header says who asks."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", projects.client.port)
+    writer.write(
+        b"POST %b HTTP/1.1\r\nHost: x\r\nX-User-Id: me\r\nX-Project-Id: red\r\nX-Roles: member\r\n"
+        b"Authorization: \xc3(\r\n\r\n" % TICKETS.encode()
+    )
+    assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+    writer.close()
