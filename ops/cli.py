@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -90,8 +91,10 @@ def migrate(
     config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
 ) -> None:
     """Bring the database up to date; does nothing when it is."""
+    from calotype.ops.serving import make_data_directory
+
     settings = load_settings(config, data=data, log__url=log_url)
-    os.makedirs(settings.data, exist_ok=True)
+    make_data_directory(settings)
     recorder = wiring.recorder_of(settings)
     try:
         applied = wiring.migrate(recorder)
@@ -111,6 +114,7 @@ def status(
     from calotype.projections.queries import Queries
 
     settings = load_settings(config, data=data, log__url=log_url)
+    wiring.require_log(settings)
     recorder = wiring.recorder_of(settings)
 
     async def look() -> tuple[list[tuple[str, int, int]], int, set[str]]:
@@ -158,6 +162,7 @@ def reconcile(
     from calotype.projections.queries import Queries
 
     settings = load_settings(config, data=data, log__url=log_url)
+    wiring.require_log(settings)
     _log_to_stderr()
 
     async def go() -> int:
@@ -189,11 +194,18 @@ _SECRETS = (
 
 
 @config_app.command("check")
-def config_check(config: ConfigOption = None) -> None:
-    """Check the settings file, the environment, and the files with rules, users and keys they name.
+def config_check(
+    config: ConfigOption = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only read files: open neither log nor store.")
+    ] = False,
+) -> None:
+    """Check the settings file, the environment, and what they name: files, event log and store.
 
-    Prints what is in force, without secrets.
+    Prints what is in force, without secrets, and then each reason why `calotype serve` could not
+    serve. Makes nothing.
     """
+    from calotype.ops.checking import troubles
     from calotype.ops.identity import identity_of
     from calotype.ops.policy_files import load_policy
 
@@ -217,6 +229,9 @@ def config_check(config: ConfigOption = None) -> None:
             typer.echo(f"{key} = {value!r}")
     for name in silent_downloads(settings):
         typer.echo(f"Note: sinks.{name} sends no image.send, because audit.downloads is false.")
+    found = [] if offline else list(troubles(settings))
+    if found:
+        raise SettingsError("\n".join(found))
     typer.echo("The configuration is valid.")
 
 
@@ -256,9 +271,9 @@ def bench(
 
 
 def _without_password(url: str) -> str:
-    from yarl import URL
-
-    return str(URL(url).with_password(None)) if "@" in url else url
+    # Not by a library for URLs: PostgreSQL's may name several hosts, each with its port.
+    bare = re.sub(r"(//[^:@/]*):.*@", r"\1@", url)
+    return re.sub(r"((?:^|[?&])(?:ssl)?password=)[^&]*", r"\1***", bare)
 
 
 def _log_to_stderr() -> None:

@@ -49,15 +49,15 @@ def prepare(settings: Settings) -> None:
     # Read here too, because workers that cannot start would be started again and again.
     load_policy(settings.policy, settings.property_protections)
     identity_of(settings)
-    os.makedirs(settings.data, exist_ok=True)
+    make_data_directory(settings)
     recorder = wiring.recorder_of(settings)
     try:
         if settings.log_url().startswith("sqlite"):
             wiring.migrate(recorder)
             if settings.audit.seal:
                 make_key(settings)
-        elif not wiring.is_up_to_date(recorder):
-            raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+        else:
+            wiring.require_ready(recorder)
         _check_stores(settings, recorder)
     finally:
         recorder.close_now()
@@ -75,6 +75,14 @@ def _check_stores(settings: Settings, recorder: GroupCommitRecorder) -> None:
     finally:
         for driver in stores.values():
             driver.close()
+
+
+def make_data_directory(settings: Settings) -> None:
+    """Makes it where it is not there. Raises SettingsError where that cannot be."""
+    try:
+        os.makedirs(settings.data, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"data: {settings.data} cannot be made: {error.strerror}") from None
 
 
 def serve(settings: Settings) -> int:

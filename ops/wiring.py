@@ -1,6 +1,7 @@
 """The composition root: the only place that knows every part."""
 
 from ipaddress import ip_network
+from pathlib import Path
 
 from calotype.commands.downloads import Downloads
 from calotype.commands.fields import Formats
@@ -32,7 +33,7 @@ from calotype.projections.tables import TABLES
 from calotype.projections.usage import recount
 from calotype.projections.version_snapshots import VERSION_SNAPSHOTS
 from calotype.projections.waking import Waking
-from calotype.stores.images.driver import Driver
+from calotype.stores.images.driver import Driver, StoreError
 from calotype.stores.images.opening import open_driver
 from calotype.stores.images.threads import threads_of
 from calotype.stores.log.leases import LeaseTerms
@@ -64,7 +65,10 @@ QUERY_TABLES = (
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
     options = settings.log.model_dump(exclude={"url", "cache_bytes"})
-    recorder = open_log(settings.log_url(), **options)
+    try:
+        recorder = open_log(settings.log_url(), **options)
+    except ValueError as error:
+        raise SettingsError(f"log.url: {error}") from None
     recorder.lease_terms = LeaseTerms(**settings.leases.model_dump())
     return recorder
 
@@ -84,18 +88,56 @@ def is_up_to_date(recorder: GroupCommitRecorder) -> bool:
     return not recorder.pending_migrations() and not recorder.missing_tables([*QUERY_TABLES, USAGE])
 
 
+def embedded_log(settings: Settings) -> Path | None:
+    """The file of the embedded log; None for one in PostgreSQL."""
+    scheme, _, path = settings.log_url().partition(":///")
+    return Path(path) if scheme == "sqlite" else None
+
+
+def require_log(settings: Settings) -> None:
+    """Raises SettingsError where there is no embedded log, so that looking does not make one."""
+    file = embedded_log(settings)
+    if file is not None and not file.exists():
+        raise SettingsError(
+            f"log.url: there is no event log at {file}; name another with --data or --log-url, "
+            "or let `calotype serve` make this one"
+        )
+
+
+def require_ready(recorder: GroupCommitRecorder) -> None:
+    """Raises SettingsError unless the log is up to date, and its user may do what serving needs."""
+    if not is_up_to_date(recorder):
+        raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+    missing = recorder.missing_rights()
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise SettingsError(f"log.url: the database user lacks {', '.join(missing[:3])}{more}")
+
+
 def ready_recorder(settings: Settings) -> GroupCommitRecorder:
     """The recorder of a log that is up to date, for tools. Raises SettingsError for another."""
+    require_log(settings)
     recorder = recorder_of(settings)
-    if not is_up_to_date(recorder):
+    try:
+        if not is_up_to_date(recorder):
+            raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+    except BaseException:
         recorder.close_now()
-        raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+        raise
     return recorder
 
 
 def stores_of(settings: Settings) -> dict[str, Driver]:
-    """The drivers of the stores, by the names that the operator gave them."""
-    driver = open_driver(settings.store.kind, settings.store_options())
+    """The drivers of the stores, by the names that the operator gave them.
+
+    Raises SettingsError for what no driver can be made of.
+    """
+    try:
+        driver = open_driver(settings.store.kind, settings.store_options())
+    except ValueError as error:
+        raise SettingsError(f"store.{error}") from None
+    except StoreError as error:
+        raise SettingsError(f"store: {error}") from None
     threads_of(driver).deadline_seconds = settings.store.deadline_seconds
     return {settings.store.name: driver}
 

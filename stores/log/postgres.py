@@ -55,6 +55,17 @@ _INDEXES = (
 )
 
 
+_MISSING_RIGHTS = (
+    "SELECT c.relname, wanted FROM pg_class log JOIN pg_class c ON c.relnamespace = "
+    "log.relnamespace AND c.relowner = log.relowner AND c.relkind = 'r', "
+    "unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) wanted "
+    "WHERE log.oid = to_regclass('stored_events') AND NOT has_table_privilege(c.oid, wanted) "
+    # Events are only ever added; what migrations have written is only read.
+    "AND NOT (c.relname = 'stored_events' AND wanted IN ('UPDATE', 'DELETE')) "
+    "AND NOT (c.relname IN ('migrations', 'log_identity') AND wanted <> 'SELECT') ORDER BY 1, 2"
+)
+
+
 class PostgresRecorder(GroupCommitRecorder):
     """Appends to and reads from a PostgreSQL database; see GroupCommitRecorder."""
 
@@ -132,6 +143,8 @@ class PostgresRecorder(GroupCommitRecorder):
                         self._tool = self.connect()
                     cursor = self._tool.execute(text, values)
                     return cursor.fetchall() if cursor.description else []
+                except psycopg.errors.InsufficientPrivilege as error:
+                    raise self._database.unavailable(error) from None
                 except psycopg.Error as error:
                     if not is_trouble(error, self._tool):
                         raise
@@ -255,8 +268,7 @@ class PostgresRecorder(GroupCommitRecorder):
 
     def migrate(self) -> list[str]:
         applied = []
-        with self.connect() as connection, connection.transaction():
-            _lock_schema(connection)
+        with self._schema() as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY)")
             done = {row[0] for row in connection.execute("SELECT name FROM migrations")}
             for name, sql in migrations("postgresql"):
@@ -284,11 +296,24 @@ class PostgresRecorder(GroupCommitRecorder):
         absent = {row[0] for row in rows}
         return [name for name in names if name in absent]
 
+    def missing_rights(self) -> list[str]:
+        rows = self._fetch_tool(_MISSING_RIGHTS, [])
+        return [f"{right} on {table}" for table, right in rows]
+
     def create_tables(self, tables: Sequence[Table]) -> None:
-        with self.connect() as connection, connection.transaction():
-            _lock_schema(connection)
+        with self._schema() as connection:
             for table in tables:
                 _create(connection, table)
+
+    @contextmanager
+    def _schema(self) -> Iterator[Connection]:
+        """A transaction that may change tables; one at a time. Raises LogUnavailable if refused."""
+        try:
+            with self.connect() as connection, connection.transaction():
+                _lock_schema(connection)
+                yield connection
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise self._database.unavailable(error) from None
 
     def table_bytes(self, table: Table) -> int | None:
         rows = self._fetch_tool("SELECT pg_total_relation_size(to_regclass($1))", [table.name])

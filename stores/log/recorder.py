@@ -259,6 +259,10 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     def missing_tables(self, tables: Sequence[Table]) -> list[str]:
         """The names of the query tables that `create_tables` would create."""
 
+    def missing_rights(self) -> list[str]:
+        """What serving needs and the database's user may not, each as `INSERT on leases`."""
+        return []
+
     @abstractmethod
     def create_tables(self, tables: Sequence[Table]) -> None:
         """Creates the query tables that do not exist. Safe in many processes."""

@@ -62,7 +62,8 @@ def test_config_check_prints_what_is_in_force_without_secrets(tmp_path: Path) ->
         '[store]\nkind = "s3"\nendpoint = "http://s3:9000"\nbucket = "images"\n'
         'access_key = "key"\nsecret_key = "MARKER-B"\n'
     )
-    done = _calotype("config", "check", "--config", str(file), CALOTYPE_HTTP__MAX_LIMIT="50")
+    check = ("config", "check", "--offline", "--config", str(file))
+    done = _calotype(*check, CALOTYPE_HTTP__MAX_LIMIT="50")
     assert done.returncode == 0, done.stderr
     assert "MARKER" not in done.stdout + done.stderr
     assert "http.max_limit = 50" in done.stdout
