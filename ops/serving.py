@@ -40,6 +40,17 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 
 log = structlog.get_logger("calotype.serving")
 
+_FIRST_UPLOAD = """
+Upload a first image (from another terminal, with nothing but curl):
+
+  head -c 1000000 /dev/urandom > disk.raw
+  IMAGE=$(curl -s URL/v2/images -H 'Content-Type: application/json' \\
+    -d '{"name": "my-first-image", "disk_format": "raw", "container_format": "bare"}' |
+    grep -o '"id":"[^"]*' | cut -d '"' -f 4)
+  curl -sT disk.raw -H 'Content-Type: application/octet-stream' URL/v2/images/$IMAGE/file
+  curl -s URL/v2/images/$IMAGE
+"""
+
 
 def prepare(settings: Settings) -> None:
     """Makes the data directory, and on the embedded log tables and signing key; checks all others.
@@ -207,12 +218,6 @@ def _announce(settings: Settings, runner: web.AppRunner) -> None:
     if workers.is_worker() or not sys.stdout.isatty() and "CALOTYPE_QUIET" in os.environ:
         return
     url = f"http://{address[0]}:{address[1]}"
-    print(
-        f"\nCalotype serves the Image API v2 on {url}\n"
-        f"Upload a first image (from another terminal):\n\n"
-        f"  pip install python-openstackclient\n"
-        f"  openstack --os-auth-type none --os-endpoint {url} image create \\\n"
-        f"      --disk-format qcow2 --container-format bare --file disk.qcow2 my-first-image\n"
-        f"  openstack --os-auth-type none --os-endpoint {url} image list\n",
-        flush=True,
-    )
+    print(f"\nCalotype serves the Image API v2 on {url}", flush=True)
+    if settings.identity.kind == "none":
+        print(_FIRST_UPLOAD.replace("URL", url), flush=True)

@@ -1,11 +1,12 @@
-"""The README's tour of the log runs as it stands there, and prints what stands there."""
+"""The README's first upload and tour of the log run as they stand there, and print what does."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from calotype.ops.backends.rabbitmq import RabbitMQ, is_installed
 from calotype.ops.bench.processes import free_port
 
 ROOT = Path(__file__).parent.parent.parent
-SECTION = "## A tour of the log\n"
 pytestmark = pytest.mark.slow
 
 _VARYING = (
@@ -101,29 +101,91 @@ def broker(tmp_path: Path) -> Iterator[RabbitMQ]:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, broker: RabbitMQ) -> Iterator[Shell]:
-    """A shell in an empty folder that finds `calotype`, and `rabbitmqctl` for our broker."""
+def opened(tmp_path: Path) -> Iterator[Callable[[str], Shell]]:
+    """Opens a shell in an empty folder, with these programs' folders on its path."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    shells: list[Shell] = []
+
+    def open_shell(path: str) -> Shell:
+        environment = {"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+        shells.append(Shell(folder, environment))
+        return shells[-1]
+
+    yield open_shell
+    for shell in shells:
+        shell.end()
+
+
+def section(title: str) -> str:
+    return (ROOT / "README.md").read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def assert_prints(shell: Shell, title: str, replaced: dict[str, str]) -> None:
+    """Runs a section's commands, with these texts in the place of others, and compares."""
+    seen, expected = "", ""
+    for command, printed in steps(section(title)):
+        real = command
+        for text, other in replaced.items():
+            real = real.replace(text, other)
+        seen += f"$ {command}\n{shell.run(real)}"
+        expected += f"$ {command}\n{printed}"
+    assert without_varying(seen).splitlines() == without_varying(expected).splitlines()
+
+
+@pytest.mark.timeout(400)
+def test_the_tour_of_the_readme_prints_what_stands_there(
+    tmp_path: Path, opened: Callable[[str], Shell], broker: RabbitMQ
+) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     control = programs / "rabbitmqctl"
     settings = " ".join(f"'{name}={value}'" for name, value in broker.environment.items())
     control.write_text(f'#!/bin/sh\nexec env {settings} /usr/lib/rabbitmq/bin/rabbitmqctl "$@"\n')
     control.chmod(0o755)
-    folder = tmp_path / "tour"
-    folder.mkdir()
-    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    shell = Shell(folder, {"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8"})
-    yield shell
-    shell.end()
+    # The broker is one that nobody else uses; it and the port are all that is not as it stands.
+    shell = opened(f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    replaced = {
+        "amqp://guest:guest@127.0.0.1:5672/": broker.url,
+        "127.0.0.1:9292": f"127.0.0.1:{free_port()}",
+    }
+    assert_prints(shell, "A tour of the log", replaced)
+
+
+def _serving(shell: Shell) -> tuple[str, str]:
+    """Serves as `make serve` does; the address, and all that it says."""
+    address = f"127.0.0.1:{free_port()}"
+    shell.run(f".venv/bin/calotype serve --listen {address} >said 2>service.log &")
+    shell.run(f"until curl -sfo healthy http://{address}/healthcheck; do sleep 0.2; done")
+    return address, shell.run("cat said")
+
+
+def test_serving_ends_with_an_upload_that_needs_nothing_but_curl(
+    tmp_path: Path, opened: Callable[[str], Shell]
+) -> None:
+    shell = opened("/usr/bin:/bin")
+    shell.run(f"ln -s {Path(sys.executable).parent.parent} .venv")
+    _, said = _serving(shell)
+    lines = said.partition("curl):\n")[2]
+    assert "curl -sT disk.raw" in lines
+    shown = json.loads(shell.run(lines.strip()))
+    assert (shown["name"], shown["status"], shown["size"]) == ("my-first-image", "active", 1000000)
 
 
 @pytest.mark.timeout(400)
-def test_the_tour_of_the_readme_prints_what_stands_there(shell: Shell, broker: RabbitMQ) -> None:
-    section = (ROOT / "README.md").read_text().partition(SECTION)[2].partition("\n## ")[0]
-    port = str(free_port())
-    seen, expected = "", ""
-    for command, printed in steps(section):
-        real = command.replace("amqp://guest:guest@127.0.0.1:5672/", broker.url)
-        seen += f"$ {command}\n{shell.run(real.replace('127.0.0.1:9292', f'127.0.0.1:{port}'))}"
-        expected += f"$ {command}\n{printed}"
-    assert without_varying(seen).splitlines() == without_varying(expected).splitlines()
+def test_the_first_upload_of_the_readme_prints_what_stands_there(
+    tmp_path: Path, opened: Callable[[str], Shell]
+) -> None:
+    # A checkout in which `make serve` has run: its virtual environment, and nothing else.
+    ours = Path(sys.executable).parent.parent
+    shell = opened("/usr/bin:/bin")
+    shell.run(f"ln -s {ours} .venv")
+    address, _ = _serving(shell)
+    replaced = {
+        # What pip would fetch is installed with the tests.
+        "python3 -m venv client && client/bin/pip install --quiet python-openstackclient": (
+            f"ln -s {ours} client"
+        ),
+        "127.0.0.1:9292": address,
+    }
+    assert_prints(shell, "The first upload", replaced)
