@@ -23,6 +23,11 @@ class Log(BaseModel):
     """PostgreSQL: false behind PgBouncer in transaction mode, which then needs `listen_url` too."""
     listen_url: str = ""
     """PostgreSQL: URL that leads to the server itself, for notifications; empty = the URL above."""
+    read_seconds: float = Field(8.0, gt=0)
+    """How long a read may take, and as long wait for a connection; then it is ended, with 503. At
+    most four fifths of `batch_seconds`, since what is silent for longer counts as hung."""
+    scan_connections: int = Field(2, ge=1, le=64)
+    """Lists that no index serves which a process reads at once; see [lists.md](lists.md)."""
     cache_bytes: int = Field(16 << 20, ge=0)
     """What the images that a process remembers take, about: for commands, and for each follower."""
 

@@ -29,7 +29,7 @@ from calotype.projections.sinks.parked import PARKED, STATES
 from calotype.projections.span_folding import ImageSpans
 from calotype.projections.spans import FOLLOWER, SPAN_TABLES
 from calotype.projections.stream_tickets import STREAM_TICKETS, StreamTickets
-from calotype.projections.tables import TABLES
+from calotype.projections.tables import SUCCESSIONS, TABLES
 from calotype.projections.usage import recount
 from calotype.projections.version_snapshots import VERSION_SNAPSHOTS
 from calotype.projections.waking import Waking
@@ -76,6 +76,9 @@ def recorder_of(settings: Settings) -> GroupCommitRecorder:
 def migrate(recorder: GroupCommitRecorder) -> list[str]:
     """Brings the log and the query tables up to date; returns the migrations that it applied."""
     applied = recorder.migrate()
+    if recorder.succeed(SUCCESSIONS):
+        # Spare tables of the older version, if there are any, cannot be switched to.
+        recorder.forget_tracking("rebuild:images:")
     recorder.create_tables(QUERY_TABLES)
     if recorder.missing_tables([USAGE]):
         # Made and filled at once, so that nobody ever takes an empty table for a whole one.

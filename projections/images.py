@@ -37,6 +37,8 @@ _TOUCHES_BLOBS = (
     Image.Purged,
     Image.DataRemoved,
 )
+_SETS = frozenset(("owner", "visibility"))
+"""Fields that say who lists an image; tags and properties have them too."""
 _LEAVES_THE_IMAGE = (
     Image.MemberAdded,
     Image.MemberStatusSet,
@@ -90,6 +92,8 @@ def _touches_restorable(event: Image.Event) -> bool:
 def _touched(events: Sequence[Image.Event], kinds: tuple[type, ...], what: str) -> bool:
     for event in events:
         if isinstance(event, Image.Updated):
+            if not _SETS.isdisjoint(event.fields):
+                return True
             if what == "tags" and event.tags is not None:
                 return True
             if what == "properties" and (event.properties or event.removed_properties):
@@ -182,14 +186,16 @@ def _image_rows(image: Image) -> list[tuple[Any, ...]]:
 def _tag_rows(image: Image) -> list[tuple[Any, ...]]:
     if image.status == "deleted":
         return []
-    return [(image.id, tag, image.created_at) for tag in image.tags]
+    owner, visibility = image.fields["owner"], image.fields["visibility"]
+    return [(image.id, tag, image.created_at, owner, visibility) for tag in image.tags]
 
 
 def _property_rows(image: Image) -> list[tuple[Any, ...]]:
     if image.status == "deleted":
         return []
+    born, owner, visibility = image.created_at, image.fields["owner"], image.fields["visibility"]
     return [
-        (image.id, name, value, value[:INDEXED_CHARACTERS], image.created_at)
+        (image.id, name, value, value[:INDEXED_CHARACTERS], born, owner, visibility)
         for name, value in image.properties.items()
         if value is not None
     ]
@@ -205,6 +211,7 @@ def _member_rows(image: Image) -> list[tuple[Any, ...]]:
             known.status,
             orjson.dumps(member_document(image, member)).decode(),
             position,
+            image.created_at,
         )
         for position, (member, known) in enumerate(image.members.items())
     ]

@@ -1,11 +1,13 @@
-"""From a ListQuery to one SQL statement that walks an index and stops after a page.
+"""From a ListQuery to one SQL statement for a page, however many rows that reads.
 
 What a caller may see is a handful of sets (own, public, shared with me, ...). Each is a branch
 with its own index, order and limit; a page is the best of their heads. SQL is written once for
 both databases, with `:name` parameters. A list as of a `Moment` is the same statement over the
-tables of spans, with the condition that a row held then.
+tables of spans, with the condition that a row held then. How lists of the present are read with a
+bound stands in `walks.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -33,8 +35,8 @@ _LARGEST_INTEGER = 2**63 - 1
 
 
 @dataclass(slots=True)
-class _Statement:
-    """Parameters of the statement under construction, each given a name once; and its tables."""
+class Statement:
+    """Parameters of a statement under construction, each given a name once; and its tables."""
 
     moment: Moment | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -79,16 +81,16 @@ def page_statement(
     Rows are `(document, id, locations, status, sort values...)`; there is one row more than
     `query.limit` when something comes after the page. `after` = the sort values of the marker.
     """
-    statement = _Statement(moment)
+    statement = Statement(moment)
     # Of the past a project lists its own first, because its images are few beside those that
     # ever had a tag; who lists everything starts from the tag.
     narrowed = moment is None or actor.is_admin
     source, joins = _source(query, statement) if narrowed else ("", [])
     filters = _filters(query, bool(source), statement)
     conditions = [*joins, *filters, *_then(query, actor, source, statement)]
-    if after is not None:
-        conditions.append(_beyond(query, after, source, statement))
     expressions = [_sort_expression(key, source) for key, _ in query.sort]
+    if after is not None:
+        conditions.append(beyond(query, expressions, after, statement))
     order = ", ".join(f"s{n} {way}" for n, (_, way) in enumerate(query.sort))
     limit = f"LIMIT {query.limit + 1}"
     columns = ", ".join(
@@ -117,7 +119,7 @@ def marker_statement(query: ListQuery, moment: Moment | None = None) -> str:
 
     `is_member` is about `:project`. With a moment, `:at` is its position.
     """
-    statement = _Statement(moment)
+    statement = Statement(moment)
     member = " AND ".join(["m.image_id = i.id", "m.member = :project", *statement.holds("m")])
     image = " AND ".join(["i.id = :id", *statement.holds("i")])
     expressions = ", ".join(SORT_EXPRESSIONS[key] for key, _ in query.sort)
@@ -127,7 +129,7 @@ def marker_statement(query: ListQuery, moment: Moment | None = None) -> str:
     )
 
 
-def _then(query: ListQuery, actor: Actor, source: str, statement: _Statement) -> list[str]:
+def _then(query: ListQuery, actor: Actor, source: str, statement: Statement) -> list[str]:
     """What a row of the past must fulfil beside the filters: it held, and may be seen today."""
     moment = statement.moment
     if moment is None:
@@ -159,7 +161,7 @@ def visible_today(project: str) -> str:
 
 
 def _in_blocks(
-    branches: list[tuple[str, list[str]]], source: str, statement: _Statement
+    branches: list[tuple[str, list[str]]], source: str, statement: Statement
 ) -> list[tuple[str, list[str]]]:
     """The branches, each once per block of spans; those that start from members go by these."""
     if statement.moment is None:
@@ -175,7 +177,7 @@ def _in_blocks(
     return result
 
 
-def _source(query: ListQuery, statement: _Statement) -> tuple[str, list[str]]:
+def _source(query: ListQuery, statement: Statement) -> tuple[str, list[str]]:
     """The table to walk before the images, if a tag or property narrows the list.
 
     CROSS JOIN makes SQLite keep this order; PostgreSQL decides for itself.
@@ -191,7 +193,7 @@ def _source(query: ListQuery, statement: _Statement) -> tuple[str, list[str]]:
         name, value = query.properties[0]
         return f"{statement.properties} t CROSS JOIN ", [
             "i.id = t.image_id",
-            *_property_conditions("t", name, value, statement),
+            *property_conditions("t", name, value, statement),
             *statement.holds("t"),
         ]
     return "", []
@@ -206,7 +208,7 @@ def _sort_expression(key: str, source: str) -> str:
     return SORT_EXPRESSIONS[key]
 
 
-def _property_conditions(table: str, name: str, value: str, statement: _Statement) -> list[str]:
+def property_conditions(table: str, name: str, value: str, statement: Statement) -> list[str]:
     return [
         f"{table}.name = {statement.bind(name)}",
         f"{table}.value_start = {statement.bind(value[:INDEXED_CHARACTERS])}",
@@ -214,41 +216,64 @@ def _property_conditions(table: str, name: str, value: str, statement: _Statemen
     ]
 
 
-def _filters(query: ListQuery, narrowed: bool, statement: _Statement) -> list[str]:
+def _filters(query: ListQuery, narrowed: bool, statement: Statement) -> list[str]:
     """All conditions of the query but the one, if any, by which the source narrows the list."""
     conditions = ["i.os_hidden" if query.hidden else "NOT i.os_hidden"]
-    for tag in query.tags[1:] if narrowed else query.tags:
-        conditions.append(
-            f"EXISTS (SELECT 1 FROM {statement.tags} x WHERE x.image_id = i.id AND "
-            + " AND ".join([f"x.tag = {statement.bind(tag)}", *statement.holds("x")])
-            + ")"
-        )
-    rest = query.properties if query.tags or not narrowed else query.properties[1:]
-    for name, value in rest:
-        conditions.append(
-            f"EXISTS (SELECT 1 FROM {statement.properties} x WHERE x.image_id = i.id AND "
-            + " AND ".join(
-                [*_property_conditions("x", name, value, statement), *statement.holds("x")]
-            )
-            + ")"
-        )
-    conditions += [_column_condition(condition, statement) for condition in query.filters]
+    tags = query.tags[1:] if narrowed else query.tags
+    properties = query.properties if query.tags or not narrowed else query.properties[1:]
+    conditions += having(tags, properties, statement)
+    conditions += [column_condition(condition, statement) for condition in query.filters]
     return conditions
 
 
-def _column_condition(condition: Filter, statement: _Statement) -> str:
+def having(
+    tags: Sequence[str], properties: Sequence[tuple[str, str]], statement: Statement
+) -> list[str]:
+    """The conditions that image `i` has all these tags and properties: at most one of each kind.
+
+    All tags are counted in one look at the image's own: a question for each of them would make
+    PostgreSQL think about the order in which to ask, for minutes where they are many.
+    """
+    conditions = []
+    if tags:
+        marks = ", ".join(statement.bind(tag) for tag in tags)
+        wanted = " AND ".join(["x.image_id = i.id", f"x.tag IN ({marks})", *statement.holds("x")])
+        counted = f"SELECT count(*) FROM {statement.tags} x WHERE {wanted}"
+        conditions.append(f"({counted}) = {len(set(tags))}")
+    if properties:
+        names = ", ".join(statement.bind(name) for name in {name: None for name, _ in properties})
+        pairs = [
+            f"(x.name = {statement.bind(name)} AND x.value = {statement.bind(value)})"
+            for name, value in properties
+        ]
+        wanted = " AND ".join(
+            [
+                "x.image_id = i.id",
+                f"x.name IN ({names})",
+                f"({' OR '.join(pairs)})",
+                *statement.holds("x"),
+            ]
+        )
+        counted = f"SELECT count(*) FROM {statement.properties} x WHERE {wanted}"
+        conditions.append(f"({counted}) = {len(set(properties))}")
+    return conditions
+
+
+def column_condition(condition: Filter, statement: Statement) -> str:
     column = f"i.{condition.column}"
-    values = [value for value in condition.values if _storable(condition.column, value)]
+    values = [value for value in condition.values if is_storable(condition.column, value)]
     if not values:
         return "1 = 0"
     if condition.column == "id":
         values = [str(UUID(str(value))) for value in values]
     if condition.column == "protected":
         return column if values[0] else f"NOT {column}"
-    if condition.column in ("name", "container_format", "disk_format"):
+    if condition.column in ("name", "container_format", "disk_format", "size"):
         # Spelled like the sort index, which then answers the filter in order.
         column = SORT_EXPRESSIONS[condition.column]
         known = f" AND i.{condition.column} IS NOT NULL"
+        if condition.column == "size" and condition.operator == "lte":
+            known = f" AND {column} >= 0"
     else:
         known = ""
     if condition.operator == "in" and len(values) > 1:
@@ -258,7 +283,7 @@ def _column_condition(condition: Filter, statement: _Statement) -> str:
     return f"{column} {sign} {statement.bind(values[0])}{known}"
 
 
-def _storable(column: str, value: Any) -> bool:
+def is_storable(column: str, value: Any) -> bool:
     """Whether a row could hold the value at all; if not, nothing needs to be asked."""
     if isinstance(value, int):
         return -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER
@@ -270,24 +295,24 @@ def _storable(column: str, value: Any) -> bool:
     return True
 
 
-def _beyond(query: ListQuery, after: tuple[Any, ...], source: str, statement: _Statement) -> str:
-    """The rows that come after the marker in the order of the query."""
-    expressions = [_sort_expression(key, source) for key, _ in query.sort]
+def beyond(
+    query: ListQuery, keys: Sequence[str], after: tuple[Any, ...], statement: Statement
+) -> str:
+    """The rows that come after the marker in the order of the query, whose keys are these."""
     ways = [way for _, way in query.sort]
     marks = [statement.bind(value) for value in after]
     if len(set(ways)) == 1:
         sign = ">" if ways[0] == "asc" else "<"
-        return f"({', '.join(expressions)}) {sign} ({', '.join(marks)})"
+        return f"({', '.join(keys)}) {sign} ({', '.join(marks)})"
     alternatives = []
     for n, way in enumerate(ways):
-        equal = [f"{expressions[k]} = {marks[k]}" for k in range(n)]
-        alternatives.append(
-            " AND ".join([*equal, f"{expressions[n]} {'>' if way == 'asc' else '<'} {marks[n]}"])
-        )
+        equal = [f"{keys[k]} = {marks[k]}" for k in range(n)]
+        sign = ">" if way == "asc" else "<"
+        alternatives.append(" AND ".join([*equal, f"{keys[n]} {sign} {marks[n]}"]))
     return "(" + " OR ".join(f"({alternative})" for alternative in alternatives) + ")"
 
 
-def _branches(query: ListQuery, actor: Actor, statement: _Statement) -> list[tuple[str, list[str]]]:
+def _branches(query: ListQuery, actor: Actor, statement: Statement) -> list[tuple[str, list[str]]]:
     """The sets of images that this caller lists: a table to start from, and conditions."""
     wanted = query.visibility
     if actor.is_admin:

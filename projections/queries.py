@@ -1,20 +1,23 @@
 """Reads of the query tables: the only way in which the API learns about images."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from calotype.commands.errors import Forbidden, Invalid
+from calotype.commands.errors import Forbidden, Invalid, Unavailable
 from calotype.commands.keys import key_of, written_for
 from calotype.commands.policy import Actor, allows
 from calotype.commands.protections import Readable
-from calotype.projections.listing import ListQuery, Moment
+from calotype.projections import walks
+from calotype.projections.listing import Direction, ListQuery, Moment
 from calotype.projections.pages import marker_statement, page_statement, visible_today
 from calotype.projections.spans import IMAGE_SPANS, MEMBER_SPANS
 from calotype.projections.tables import BLOBS, IMAGES, MEMBERS
+from calotype.stores.log.log import ReadTooLong
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 _MEMBERSHIP = (
@@ -60,6 +63,16 @@ _STORED_BLOBS = (
     "ORDER BY url LIMIT :limit"
 )
 _COUNTS = f"SELECT status, count(*), coalesce(sum(size), 0) FROM {IMAGES.name} GROUP BY status"
+
+
+LOOK_SECONDS = 0.25
+"""How often a scan asks whether anybody still waits for it."""
+
+
+class TooLong(Unavailable):
+    """A list took longer to read than reads may (503)."""
+
+    headers = {"Retry-After": "30"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +154,15 @@ class Queries:
         moment: Moment | None = None,
         *,
         readable: Readable | None = None,
+        gone: Callable[[], bool] = lambda: False,
     ) -> Page:
         """One page of the images that the actor lists, now or as of a moment.
 
-        A filter by a custom property that is not `readable` (None: all are) fits no image. Raises
-        Invalid or Forbidden (marker).
+        A filter by a custom property that is not `readable` (None: all are) fits no image. `gone`
+        tells that nobody would get the answer; a scan ends then. Raises Invalid or Forbidden
+        (marker), and TooLong.
         """
+        query = replace(query, sort=_telling(query.sort))
         filters = [name for name, _ in query.properties]
         if query.limit == 0 or (readable is not None and not readable.holds_all(filters)):
             return Page([], None)
@@ -154,8 +170,7 @@ class Queries:
         sees_all = actor.policy.shows_all(actor)
         images: list[tuple[str, str, str]] = []
         while True:
-            sql, parameters = page_statement(query, actor, after, moment)
-            rows = await self._recorder.fetch(sql, parameters, heavy=True)
+            rows = await self._rows(query, actor, after, moment, gone)
             seen = [row for row in rows if sees_all or await self._shown(actor, row[0])]
             images += [(row[0], row[2], row[3]) for row in seen]
             if len(images) > query.limit or len(rows) <= query.limit:
@@ -164,6 +179,109 @@ class Queries:
         more = len(images) > query.limit
         images = images[: query.limit]
         return Page(images, orjson.loads(images[-1][0])["id"] if more else None)
+
+    async def _rows(
+        self,
+        query: ListQuery,
+        actor: Actor,
+        after: tuple[Any, ...] | None,
+        moment: Moment | None,
+        gone: Callable[[], bool],
+    ) -> list[tuple[Any, ...]]:
+        """The rows of a page, and one more if there are more; see `page_statement`."""
+        try:
+            if moment is None:
+                return await self._bounded(query, actor, after, gone)
+            sql, parameters = page_statement(query, actor, after, moment)
+            if query.filters or query.tags or query.properties:
+                return await self._scan(sql, parameters, gone)
+            return await self._recorder.fetch(sql, parameters, heavy=True)
+        except ReadTooLong:
+            raise TooLong(
+                "This list took too long to find; ask for it by fewer or other filters, or by one "
+                "that fits fewer images."
+            ) from None
+
+    async def _bounded(
+        self,
+        query: ListQuery,
+        actor: Actor,
+        after: tuple[Any, ...] | None,
+        gone: Callable[[], bool],
+    ) -> list[tuple[Any, ...]]:
+        """The same for the present, read in steps of which all but the last are bounded."""
+        if walks.is_impossible(query):
+            return []
+        drivers = walks.drivers(query)
+        walk = walks.walk(query, actor, after, drivers[0] if len(drivers) == 1 else None)
+        if walk is not None and walk.bound is None:
+            rows = await self._recorder.fetch(walk.sql, walk.parameters, heavy=True)
+            return [row[:-1] for row in rows]
+        driver, promising = await self._best_driver(query, actor, drivers)
+        if promising and (walk is None or walks.is_rare(driver)):
+            page = await self._few(query, actor, after, driver)
+            if page is not None:
+                return page
+            promising = False
+        found: list[tuple[Any, ...]] = []
+        walk = walks.walk(query, actor, after, driver)
+        if walk is not None:
+            rows = await self._recorder.fetch(walk.sql, walk.parameters, heavy=True)
+            found = [row[:-2] for row in rows if row[-2]]
+            if len(found) > query.limit or not rows or rows[-1][-1] != walk.bound:
+                return found
+            ended = rows[-1][4:-2]
+        if promising:
+            page = await self._few(query, actor, after, driver)
+            if page is not None:
+                return page
+        rest = replace(query, limit=query.limit - len(found))
+        start = after if walk is None else ended
+        return found + await self._scan(*page_statement(rest, actor, start), gone)
+
+    async def _best_driver(
+        self, query: ListQuery, actor: Actor, drivers: list[walks.Driver]
+    ) -> tuple[walks.Driver | None, bool]:
+        """The condition that leaves the fewest rows, and whether these may be few.
+
+        None stands for the sets that the caller lists, where their order is not that of the list.
+        """
+        choices: list[walks.Driver | None] = [*drivers]
+        if not actor.is_admin and not walks.has_order_of_sets(query, actor):
+            choices.append(None)
+        if len(choices) <= 1:
+            return (choices[0], True) if choices else (None, False)
+        sql, parameters = walks.count_statement(query, actor, choices)
+        [counts] = await self._recorder.fetch(sql, parameters, heavy=True)
+        fewest, best = min(zip(counts, range(len(choices)), strict=True))
+        return choices[best], fewest <= walks.few(query)
+
+    async def _few(
+        self,
+        query: ListQuery,
+        actor: Actor,
+        after: tuple[Any, ...] | None,
+        driver: walks.Driver | None,
+    ) -> list[tuple[Any, ...]] | None:
+        """The page, if the driver leaves few rows; otherwise None."""
+        sql, parameters = walks.few_statement(query, actor, after, driver)
+        rows = await self._recorder.fetch(sql, parameters, heavy=True)
+        if rows[0][0] > walks.few(query):
+            return None
+        return [row[1:] for row in rows if row[1] is not None]
+
+    async def _scan(
+        self, sql: str, parameters: dict[str, Any], gone: Callable[[], bool]
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a statement that may read very many, unless the caller goes meanwhile."""
+        scan = asyncio.ensure_future(self._recorder.fetch(sql, parameters, scan=True))
+        try:
+            while not (await asyncio.wait([scan], timeout=LOOK_SECONDS))[0]:
+                if gone():
+                    raise ReadTooLong("the caller has gone")
+            return scan.result()
+        finally:
+            scan.cancel()
 
     async def _shown(self, actor: Actor, document: str) -> bool:
         """Whether an operator's rule, which looks at the image, lets the actor see this one."""
@@ -259,6 +377,14 @@ class Queries:
     async def counts(self) -> list[tuple[str, int, int]]:
         """`(status, images, bytes)` for each status that occurs."""
         return [(row[0], row[1], int(row[2])) for row in await self._recorder.fetch(_COUNTS)]
+
+
+def _telling(
+    sort: tuple[tuple[str, Direction], ...],
+) -> tuple[tuple[str, Direction], ...]:
+    """The keys up to the id, after which none tells images apart."""
+    keys = [key for key, _ in sort]
+    return sort[: keys.index("id") + 1] if "id" in keys else sort
 
 
 def _uuid(value: Any) -> UUID:

@@ -29,7 +29,15 @@ _AGE, _HELD = ("created_at", "id"), ("from_position", "to_position")
 _LEVEL_BITS, _STEP_BITS, _NUMBER_BITS = 56, 4, 16
 
 
-def _spans_of(table: Table, name: str, *indexes: tuple[str, ...], where: str = "") -> Table:
+# The live tables have more: whose list a row is in is asked of the span of the image.
+_MEMBER_COLUMNS, _TAG_COLUMNS, _PROPERTY_COLUMNS = 5, 3, 5
+_OWN_COLUMNS = 4
+"""Columns that a table of spans has besides those of the live table."""
+
+
+def _spans_of(
+    table: Table, name: str, *indexes: tuple[str, ...], where: str = "", width: int | None = None
+) -> Table:
     made = [Index(f"{name}_{n}", columns) for n, columns in enumerate(indexes)]
     if where:
         # Last, because of indexes that look equally good SQLite takes the one made last.
@@ -41,7 +49,7 @@ def _spans_of(table: Table, name: str, *indexes: tuple[str, ...], where: str = "
         name=name,
         columns=(
             Column("span", "integer"),
-            *table.columns,
+            *table.columns[:width],
             Column("from_position", "integer"),
             Column("to_position", "integer"),
             Column("block", "integer"),
@@ -63,16 +71,25 @@ IMAGE_SPANS = _spans_of(
     where="visibility",
 )
 MEMBER_SPANS = _spans_of(
-    MEMBERS, "image_member_versions_2", ("member", "status", "image_id"), ("image_id", "member")
+    MEMBERS,
+    "image_member_versions_2",
+    ("member", "status", "image_id"),
+    ("image_id", "member"),
+    width=_MEMBER_COLUMNS,
 )
 TAG_SPANS = _spans_of(
-    TAGS, "image_tag_versions_2", ("tag", "block", "created_at", "image_id"), ("image_id", "tag")
+    TAGS,
+    "image_tag_versions_2",
+    ("tag", "block", "created_at", "image_id"),
+    ("image_id", "tag"),
+    width=_TAG_COLUMNS,
 )
 PROPERTY_SPANS = _spans_of(
     PROPERTIES,
     "image_property_versions_2",
     ("name", "value_start", "block", "created_at", "image_id"),
     ("image_id", "name"),
+    width=_PROPERTY_COLUMNS,
 )
 MOMENTS = Table(
     name="log_moments_2",
@@ -100,6 +117,11 @@ SPANS = {
         (PROPERTIES, PROPERTY_SPANS),
     )
 }
+
+
+def kept(spans: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a row of a live table is in its table of spans, which may have fewer columns."""
+    return row[: len(spans.columns) - _OWN_COLUMNS]
 
 
 def block_of(start: int, end: int) -> int:
@@ -181,7 +203,7 @@ class ImageLife:
             table, key_of = SPANS[change.table]
             spans = noted.setdefault(table, [])
             held = self.open.setdefault(table, {})
-            rows = {key_of(row): row for row in change.rows}
+            rows = {key_of(row): kept(table, row) for row in change.rows}
             for key, span in list(held.items()):
                 if rows.get(key) == span.row:
                     del rows[key]

@@ -1,12 +1,27 @@
-"""The query tables of the images projection. The number in a name is its version."""
+"""The query tables of the images projection. The number in a name is its version.
 
-from calotype.stores.log.tables import Column, Index, Table
+What lists read stands in `pages.py`. An index is paid for by every write, so values that most
+images have (status active, no minimum of memory) are in none: a walk by age meets them soon.
+"""
+
+from calotype.stores.log.tables import Column, Index, Succession, Table
 
 _SORT_END = ("created_at", "id")
+_TAGGED_END = ("created_at", "image_id")
 
 
 def _sorted_by(expression: str, name: str) -> Index:
     return Index(f"images_1_by_{name}", (expression, *_SORT_END))
+
+
+def _by_set(table: str, *value: str) -> tuple[Index, ...]:
+    """The indexes of a table of what images have, in each set of images by age."""
+    return (
+        Index(f"{table}_age", (*value, *_TAGGED_END)),
+        Index(f"{table}_owner", (*value, "owner", *_TAGGED_END)),
+        Index(f"{table}_public", (*value, *_TAGGED_END), where="visibility = 'public'"),
+        Index(f"{table}_community", (*value, *_TAGGED_END), where="visibility = 'community'"),
+    )
 
 
 IMAGES = Table(
@@ -36,62 +51,102 @@ IMAGES = Table(
     key=("id",),
     owner="id",
     indexes=(
-        Index("images_1_by_age", _SORT_END),
-        Index("images_1_by_owner", ("owner", *_SORT_END)),
-        Index("images_1_public", _SORT_END, where="visibility = 'public'"),
-        Index("images_1_community", _SORT_END, where="visibility = 'community'"),
-        Index("images_1_hidden", _SORT_END, where="os_hidden"),
+        Index("images_1_age", ("os_hidden", *_SORT_END)),
+        Index("images_1_owner_age", ("owner", "os_hidden", *_SORT_END)),
+        Index("images_1_visibility_age", ("visibility", "os_hidden", *_SORT_END)),
+        Index("images_1_owner_name", ("owner", "coalesce(name, '')", *_SORT_END)),
+        Index(
+            "images_1_public_name",
+            ("coalesce(name, '')", *_SORT_END),
+            where="visibility = 'public'",
+        ),
+        Index("images_1_owner_status", ("owner", "status", *_SORT_END), where="status <> 'active'"),
         _sorted_by("coalesce(name, '')", "name"),
         _sorted_by("status", "status"),
         _sorted_by("coalesce(container_format, '')", "container_format"),
         _sorted_by("coalesce(disk_format, '')", "disk_format"),
         _sorted_by("coalesce(size, -1)", "size"),
         _sorted_by("updated_at", "updated_at"),
-        Index("images_1_by_checksum", ("checksum",)),
-        Index("images_1_by_os_hash_value", ("os_hash_value",)),
+        Index("images_1_checksum", ("checksum", *_SORT_END), where="checksum IS NOT NULL"),
+        Index(
+            "images_1_os_hash_value",
+            ("os_hash_value", *_SORT_END),
+            where="os_hash_value IS NOT NULL",
+        ),
+        Index(
+            "images_1_os_hash_algo",
+            ("os_hash_algo", *_SORT_END),
+            where="os_hash_algo <> 'sha512'",
+        ),
+        Index(
+            "images_1_virtual_size",
+            ("virtual_size", *_SORT_END),
+            where="virtual_size IS NOT NULL",
+        ),
+        Index("images_1_min_ram", ("min_ram", *_SORT_END), where="min_ram <> 0"),
+        Index("images_1_min_disk", ("min_disk", *_SORT_END), where="min_disk <> 0"),
+        Index("images_1_protected", _SORT_END, where="protected"),
+    ),
+    dropped_indexes=(
+        "images_1_by_age",
+        "images_1_by_owner",
+        "images_1_public",
+        "images_1_community",
+        "images_1_hidden",
+        "images_1_by_checksum",
+        "images_1_by_os_hash_value",
     ),
 )
 """One row per image that is not deleted. `document` is its JSON as the API shows it, ready to
 send; `locations` a JSON array of `{url, metadata}`."""
 
 MEMBERS = Table(
-    name="image_members_1",
+    name="image_members_2",
     columns=(
         Column("image_id", "uuid"),
         Column("member", "text"),
         Column("status", "text"),
         Column("document", "text"),
         Column("position", "integer"),
+        Column("image_created_at", "text"),
     ),
     key=("image_id", "member"),
     owner="image_id",
-    indexes=(Index("image_members_1_by_member", ("member", "status", "image_id")),),
+    indexes=(Index("image_members_2_age", ("member", "status", "image_created_at", "image_id")),),
 )
-"""Projects that an image is offered to, in the order of joining."""
+"""Projects that an image is offered to, in the order of joining; with the image's age, so that
+what a project was offered is listed in order."""
 
 TAGS = Table(
-    name="image_tags_1",
-    columns=(Column("image_id", "uuid"), Column("tag", "text"), Column("created_at", "text")),
+    name="image_tags_2",
+    columns=(
+        Column("image_id", "uuid"),
+        Column("tag", "text"),
+        Column("created_at", "text"),
+        Column("owner", "text", nullable=True),
+        Column("visibility", "text"),
+    ),
     key=("image_id", "tag"),
     owner="image_id",
-    indexes=(Index("image_tags_1_by_tag", ("tag", "created_at", "image_id")),),
+    indexes=_by_set("image_tags_2", "tag"),
 )
-"""Tags, with the image's age so that one index answers a filtered page in order."""
+"""Tags, with the image's age, owner and visibility, so that one index answers a filtered page of
+each set of images in order."""
 
 PROPERTIES = Table(
-    name="image_properties_1",
+    name="image_properties_2",
     columns=(
         Column("image_id", "uuid"),
         Column("name", "text"),
         Column("value", "text"),
         Column("value_start", "text"),
         Column("created_at", "text"),
+        Column("owner", "text", nullable=True),
+        Column("visibility", "text"),
     ),
     key=("image_id", "name"),
     owner="image_id",
-    indexes=(
-        Index("image_properties_1_by_value", ("name", "value_start", "created_at", "image_id")),
-    ),
+    indexes=_by_set("image_properties_2", "name", "value_start"),
 )
 """Custom properties. `value_start` is what fits an index entry: the first 200 characters."""
 
@@ -139,3 +194,19 @@ RESTORABLE = Table(
 3339 in UTC with microseconds."""
 
 TABLES = (IMAGES, MEMBERS, TAGS, PROPERTIES, BLOBS, RESTORABLE)
+
+_OF_IMAGE = f"JOIN {IMAGES.name} i ON i.id = t.image_id"
+SUCCESSIONS = (
+    Succession(
+        MEMBERS, "image_members_1", f"SELECT t.*, i.created_at FROM {{former}} t {_OF_IMAGE}"
+    ),
+    Succession(
+        TAGS, "image_tags_1", f"SELECT t.*, i.owner, i.visibility FROM {{former}} t {_OF_IMAGE}"
+    ),
+    Succession(
+        PROPERTIES,
+        "image_properties_1",
+        f"SELECT t.*, i.owner, i.visibility FROM {{former}} t {_OF_IMAGE}",
+    ),
+)
+"""Tables of the version before these, and how their rows become rows of today."""

@@ -13,7 +13,7 @@ import orjson
 from calotype.commands.image import EVENT_TYPES, Image
 from calotype.commands.image_snapshots import decode_image, encode_image, fingerprint_of
 from calotype.projections.images import all_rows_of, rows_of
-from calotype.projections.spans import SPANS, ImageLife, Span
+from calotype.projections.spans import SPANS, ImageLife, Span, kept
 from calotype.stores.log.recorder import Fetch
 from calotype.stores.log.snapshots import SNAPSHOT_EVENTS
 from calotype.stores.log.tables import Column, Put, Table
@@ -51,7 +51,7 @@ def find(fetch: Fetch, image_id: UUID, until: int) -> ImageLife | None:
     for table, row in all_rows_of(life.image):
         if table in SPANS:
             spans, key_of = SPANS[table]
-            life.open.setdefault(spans, {})[key_of(row)] = Span(row, *next(starts))
+            life.open.setdefault(spans, {})[key_of(row)] = Span(kept(spans, row), *next(starts))
     return life
 
 

@@ -66,6 +66,10 @@ class LogUnavailable(OperationalError):
     """The database cannot be reached; the message holds no credentials."""
 
 
+class ReadTooLong(LogUnavailable):
+    """A read took longer than reads may; it runs no more."""
+
+
 class Fenced(IntegrityError):
     """The lease that an append rested on has another holder since; nothing was written."""
 

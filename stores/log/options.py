@@ -15,8 +15,17 @@ class LogOptions:
     """How long one host may take to accept a connection."""
     prepared_statements: bool = True
     """PostgreSQL: false behind a pooler that gives each transaction another session."""
+    read_seconds: float = 8.0
+    """How long a read may take, and as long wait for a connection."""
+    scan_connections: int = 2
+    """How many reads that no index serves a process does at once."""
     listen_url: str = ""
     """PostgreSQL: where notifications come from, if the log's own URL cannot deliver them."""
+
+    @property
+    def longest_read_seconds(self) -> float:
+        """A read is ended before its database, which does not answer, would count as hung."""
+        return min(self.read_seconds, 0.8 * self.batch_seconds)
 
     @property
     def late_seconds(self) -> float:

@@ -26,14 +26,15 @@ from calotype.stores.log.options import LogOptions
 from calotype.stores.log.postgres_batches import APPEND_LOCK, BatchWriter, send_rows
 from calotype.stores.log.postgres_connecting import Connection, Database, Silence, is_trouble
 from calotype.stores.log.postgres_listening import Listener
-from calotype.stores.log.postgres_reading import AsyncReads
+from calotype.stores.log.postgres_reading import PAGE_SETTINGS, AsyncReads
 from calotype.stores.log.postgres_table_sets import PostgresTableSet
+from calotype.stores.log.postgres_tables import create_table, lock_schema, succeed
 from calotype.stores.log.postgres_transactions import NamedTransactions, fetch_on
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
 from calotype.stores.log.statements import migrations, numbered, within_bytes
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.table_sets import TableSet
-from calotype.stores.log.tables import POSTGRESQL_TYPES, Put, Table, index_ddl, lacking, table_ddl
+from calotype.stores.log.tables import Put, Succession, Table
 
 # A lease that was written before lengths were kept counts as long as it says.
 _LIVES = (
@@ -48,11 +49,8 @@ _HOLD = (
     "epoch = l.epoch + (l.holder <> excluded.holder)::int "
     f"WHERE l.holder = excluded.holder OR NOT ({_LIVES}) RETURNING epoch"
 )
-
-_INDEXES = (
-    "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-    "WHERE i.indrelid = to_regclass($1)"
-)
+PAGE_CONNECTIONS = 4
+"""How many pages of lists a process reads at the same time, beside the connections of others."""
 
 
 _MISSING_RIGHTS = (
@@ -77,6 +75,8 @@ class PostgresRecorder(GroupCommitRecorder):
         self._listening = Database(options.listen_url or url, options)
         self._batches = BatchWriter(self._database)
         self._reads = AsyncReads(self._database)
+        self._pages = AsyncReads(self._database, PAGE_CONNECTIONS, PAGE_SETTINGS)
+        self._scans = AsyncReads(self._database, options.scan_connections)
         self._transactions = NamedTransactions(self._database)
         self._tool: Connection | None = None
         self._tool_lock = threading.Lock()
@@ -106,11 +106,17 @@ class PostgresRecorder(GroupCommitRecorder):
         return [StoredEvent(originator_id, row[0], row[1], row[2]) for row in rows]
 
     async def fetch(
-        self, sql: str, parameters: Mapping[str, Any] | None = None, *, heavy: bool = False
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        heavy: bool = False,
+        scan: bool = False,
     ) -> list[tuple[Any, ...]]:
         text, names = numbered(sql)
         values = parameters or {}
-        return await self._reads.fetch(text, [values[name] for name in names])
+        reads = self._scans if scan else self._pages if heavy else self._reads
+        return await reads.fetch(text, [values[name] for name in names])
 
     async def ping(self) -> None:
         rows = await self._reads.fetch("SELECT pg_is_in_recovery()", [])
@@ -303,14 +309,18 @@ class PostgresRecorder(GroupCommitRecorder):
     def create_tables(self, tables: Sequence[Table]) -> None:
         with self._schema() as connection:
             for table in tables:
-                _create(connection, table)
+                create_table(connection, table)
+
+    def succeed(self, successions: Sequence[Succession]) -> list[str]:
+        with self.connect() as connection, connection.transaction():
+            return succeed(connection, successions)
 
     @contextmanager
     def _schema(self) -> Iterator[Connection]:
         """A transaction that may change tables; one at a time. Raises LogUnavailable if refused."""
         try:
             with self.connect() as connection, connection.transaction():
-                _lock_schema(connection)
+                lock_schema(connection)
                 yield connection
         except psycopg.errors.InsufficientPrivilege as error:
             raise self._database.unavailable(error) from None
@@ -328,9 +338,9 @@ class PostgresRecorder(GroupCommitRecorder):
     def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:
         with self.connect() as connection, connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-            _lock_schema(connection)
+            lock_schema(connection)
             connection.execute(APPEND_LOCK)
-            _create(connection, table)
+            create_table(connection, table)
             last = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone()
             assert last is not None
             held = rows(last[0] or 0)
@@ -340,19 +350,8 @@ class PostgresRecorder(GroupCommitRecorder):
     def close_now(self) -> None:
         super().close_now()
         self._transactions.close()
-        self._reads.close()
+        for reads in (self._reads, self._pages, self._scans):
+            reads.close()
         with self._tool_lock:
             if self._tool is not None:
                 self._tool.close()
-
-
-def _create(connection: psycopg.Connection[Any], table: Table) -> None:
-    """Makes the table and those of its indexes that are not there."""
-    connection.execute(table_ddl(table, POSTGRESQL_TYPES))
-    there = connection.execute(_INDEXES, [table.name]).fetchall()
-    for index in lacking(table, [row[0] for row in there]):
-        connection.execute(index_ddl(table, index))
-
-
-def _lock_schema(connection: psycopg.Connection[Any]) -> None:
-    connection.execute("SELECT pg_advisory_xact_lock(hashtext('calotype schema'))")

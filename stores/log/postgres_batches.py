@@ -7,6 +7,7 @@ a version that is taken, an append that the database refuses, a connection that 
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -344,19 +345,25 @@ def _over_limits(
 
 
 def send_rows(connection: psycopg.Connection[Any], changes: Sequence[Sequence[Change]]) -> None:
-    """Sends the query rows of some appends: at most two statements a table."""
+    """Sends the query rows of some appends: at most two statements a table.
+
+    Of the rows of an owner only those are written that differ from what is there.
+    """
     batch = merged(changes)
     for table, owners in batch.replaced.items():
         single = table.key == (table.owner,)
         rows = [row for rows in owners.values() for row in rows]
-        emptied = [owner for owner, kept in owners.items() if not (single and kept)]
+        emptied = [owner for owner, kept in owners.items() if not kept]
         if emptied:
             connection.execute(
                 f"DELETE FROM {table.name} WHERE {table.owner} = ANY($1::uuid[])", [emptied]
             )
-        if rows:
+        if rows and single:
             others = [column.name for column in table.columns if column.name not in table.key]
-            _send_inserts(connection, table, rows, on_conflict(table, others) if single else "")
+            _send_inserts(connection, table, rows, on_conflict(table, others))
+        elif rows:
+            kept = [owner for owner, some in owners.items() if some]
+            connection.execute(_replacing(table), [_as_json(table, rows), kept])
     for table, keyed in batch.put.items():
         if keyed:
             _send_inserts(connection, table, keyed.values(), on_conflict(table, table.grows))
@@ -369,17 +376,45 @@ def send_rows(connection: psycopg.Connection[Any], changes: Sequence[Sequence[Ch
 def _send_inserts(
     connection: psycopg.Connection[Any], table: Table, rows: Iterable[tuple[Any, ...]], action: str
 ) -> None:
+    names = ", ".join(column.name for column in table.columns)
+    connection.execute(
+        f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {_records(table)} {action}",
+        [_as_json(table, rows)],
+    )
+
+
+@lru_cache
+def _replacing(table: Table) -> str:
+    """The statement after which the owners `$2` have exactly the rows `$1`.
+
+    A row is a version of its own in PostgreSQL, with an entry in every index, even where it is
+    written as it was; so what stays the same is left alone.
+    """
     names = [column.name for column in table.columns]
+    others = [name for name in names if name not in table.key]
+    same_key = " AND ".join(f"r.{name} = t.{name}" for name in table.key)
+    same = " AND ".join(f"r.{name} IS NOT DISTINCT FROM t.{name}" for name in others)
+    return (
+        f"WITH r AS MATERIALIZED (SELECT * FROM {_records(table)}), "
+        f"gone AS (DELETE FROM {table.name} t WHERE t.{table.owner} = ANY($2::uuid[]) "
+        f"AND NOT EXISTS (SELECT 1 FROM r WHERE {same_key})) "
+        f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {', '.join(names)} FROM r "
+        f"WHERE NOT EXISTS (SELECT 1 FROM {table.name} t WHERE {same_key} AND {same}) "
+        f"{on_conflict(table, others)}"
+    )
+
+
+def _records(table: Table) -> str:
     kinds = ", ".join(
         f"{column.name} {POSTGRESQL_TYPES[column.kind].partition(' ')[0]}"
         for column in table.columns
     )
-    records = [dict(zip(names, row, strict=True)) for row in rows]
-    connection.execute(
-        f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {', '.join(names)} "
-        f"FROM json_to_recordset($1::json) AS r ({kinds}) {action}",
-        [orjson.dumps(records).decode()],
-    )
+    return f"json_to_recordset($1::json) AS r ({kinds})"
+
+
+def _as_json(table: Table, rows: Iterable[tuple[Any, ...]]) -> str:
+    names = [column.name for column in table.columns]
+    return orjson.dumps([dict(zip(names, row, strict=True)) for row in rows]).decode()
 
 
 def _is_version_conflict(error: BaseException) -> bool:

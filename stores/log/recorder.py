@@ -31,10 +31,14 @@ from calotype.stores.log.log import Append, AppendQueue, LogUnavailable, Outcome
 from calotype.stores.log.options import LogOptions
 from calotype.stores.log.subscription import CommitWatch
 from calotype.stores.log.table_sets import TableSet
-from calotype.stores.log.tables import Table
+from calotype.stores.log.tables import Succession, Table
 
 BATCH_LIMIT = 256
 """How many appends one transaction takes at most."""
+READ_SECONDS = 15.0
+"""How long a read may take, if nothing else is said."""
+SCAN_CONNECTIONS = 2
+"""How many scans a process does at the same time, if nothing else is said."""
 
 log = structlog.get_logger("calotype.log")
 
@@ -155,11 +159,18 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
 
     @abstractmethod
     async def fetch(
-        self, sql: str, parameters: Mapping[str, Any] | None = None, *, heavy: bool = False
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        heavy: bool = False,
+        scan: bool = False,
     ) -> list[tuple[Any, ...]]:
         """Rows of a query whose parameters are written `:name`, on either database.
 
-        `heavy` says that the query may take long; it never holds up the event loop.
+        `heavy` says that the query reads many rows, and never holds up the event loop; `scan` that
+        nothing bounds how many. Both have connections of their own, so that others need not wait
+        for them. A caller that is cancelled ends its query. Raises ReadTooLong.
         """
 
     @abstractmethod
@@ -266,6 +277,15 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     @abstractmethod
     def create_tables(self, tables: Sequence[Table]) -> None:
         """Creates the query tables that do not exist. Safe in many processes."""
+
+    @abstractmethod
+    def succeed(self, successions: Sequence[Succession]) -> list[str]:
+        """Makes and fills the tables that are not there but whose former ones are, and drops these.
+
+        One transaction in which nobody can append. A process of an older version that still runs
+        can write no more, as it finds its tables gone: no change is acknowledged without its rows.
+        Names the tables that were made.
+        """
 
     @abstractmethod
     def refill(self, table: Table, rows: Callable[[int], Sequence[tuple[Any, ...]]]) -> None:

@@ -7,7 +7,6 @@ queries run on the event loop's thread, because they take less time than handing
 import asyncio
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -26,7 +25,8 @@ from calotype.stores.log.log import Append, LogUnavailable, Outcome
 from calotype.stores.log.options import LogOptions
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result, conflict
 from calotype.stores.log.sqlite_changes import check_fence, write_change
-from calotype.stores.log.sqlite_connections import ThreadConnections, fetch_on
+from calotype.stores.log.sqlite_commits import PollingWatch
+from calotype.stores.log.sqlite_connections import Deadline, ThreadConnections, fetch_on
 from calotype.stores.log.sqlite_leases import HOLD, LIVES, clock
 from calotype.stores.log.sqlite_table_sets import CACHE_KILOBYTES, SQLiteTableSet
 from calotype.stores.log.sqlite_tables import (
@@ -35,11 +35,12 @@ from calotype.stores.log.sqlite_tables import (
     create_table,
     is_applied,
     pending,
+    succeed,
 )
 from calotype.stores.log.statements import within_bytes
 from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.table_sets import TableSet
-from calotype.stores.log.tables import Put, Table
+from calotype.stores.log.tables import Put, Succession, Table
 
 _INSERT_EVENT = (
     "INSERT INTO stored_events"
@@ -61,7 +62,11 @@ class SQLiteRecorder(GroupCommitRecorder):
         super().__init__(options, only_aggregates=only_aggregates)
         self._path = path
         self._connections = ThreadConnections(path, busy_seconds=options.batch_seconds)
+        self._read_seconds = options.longest_read_seconds
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="log-reader")
+        self._scanners = ThreadPoolExecutor(
+            options.scan_connections, thread_name_prefix="log-scanner"
+        )
         # One, because they would wait for each other anyway.
         self._transactions = ThreadPoolExecutor(1, thread_name_prefix="log-transaction")
         self.commits = threading.Condition()
@@ -223,12 +228,24 @@ class SQLiteRecorder(GroupCommitRecorder):
         )
 
     async def fetch(
-        self, sql: str, parameters: Mapping[str, Any] | None = None, *, heavy: bool = False
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        heavy: bool = False,
+        scan: bool = False,
     ) -> list[tuple[Any, ...]]:
-        if not heavy:
+        if not heavy and not scan:
             return self.fetch_now(sql, parameters)
+        threads = self._scanners if scan else self._readers
+        deadline = Deadline(self._read_seconds)
+        select = self._connections.select_until
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self.fetch_now, sql, parameters)
+        try:
+            return await loop.run_in_executor(threads, select, deadline, sql, parameters or {})
+        except asyncio.CancelledError:
+            deadline.forsake()
+            raise
 
     def fetch_now(
         self, sql: str, parameters: Mapping[str, Any] | None = None
@@ -245,10 +262,10 @@ class SQLiteRecorder(GroupCommitRecorder):
         self, gt: int | None = None, topics: Sequence[str] = ()
     ) -> Subscription[ApplicationRecorder]:
         """Events after position `gt` as they come, those of other processes too."""
-        return LogSubscription(self, gt, topics, _CommitWatch(self))
+        return LogSubscription(self, gt, topics, PollingWatch(self.fetch_now, self.commits))
 
     def watch(self) -> CommitWatch:
-        return _CommitWatch(self)
+        return PollingWatch(self.fetch_now, self.commits)
 
     # ---- transactions beside the log ----
 
@@ -324,6 +341,10 @@ class SQLiteRecorder(GroupCommitRecorder):
             for table in tables:
                 create_table(connection, table)
 
+    def succeed(self, successions: Sequence[Succession]) -> list[str]:
+        with self._connections.transaction() as connection:
+            return succeed(connection, successions)
+
     def table_bytes(self, table: Table) -> int | None:
         try:
             rows = self.fetch_now(BYTES, {"name": table.name})
@@ -349,39 +370,8 @@ class SQLiteRecorder(GroupCommitRecorder):
         super().close_now()
         self._transactions.shutdown()
         self._readers.shutdown()
+        self._scanners.shutdown()
         self._connections.close()
-
-
-class _CommitWatch:
-    """Tells when something was committed: at once in this process, by polling in others."""
-
-    POLL_SECONDS = 0.02
-
-    def __init__(self, recorder: SQLiteRecorder) -> None:
-        self._recorder = recorder
-        self._woken = False
-
-    def mark(self) -> Any:
-        """What has been committed up to now, as far as this thread's connection knows."""
-        return self._recorder.fetch_now("PRAGMA data_version")[0][0]
-
-    def wait(self, mark: Any, seconds: float) -> None:
-        """Returns when there is more than at `mark`, or after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while self.mark() == mark and time.monotonic() < deadline:
-            with self._recorder.commits:
-                if self._woken:
-                    return
-                self._recorder.commits.wait(self.POLL_SECONDS)
-
-    def wake(self) -> None:
-        """Ends a wait early."""
-        with self._recorder.commits:
-            self._woken = True
-            self._recorder.commits.notify_all()
-
-    def close(self) -> None:
-        """Nothing of its own to give back."""
 
 
 def _last_position(connection: sqlite3.Connection) -> int:

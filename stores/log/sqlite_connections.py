@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakSet
 
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.log import LogUnavailable, ReadTooLong
 from calotype.stores.log.recorder import Fetch
+
+_STEPS_BETWEEN_LOOKS = 10_000
+"""Steps of SQLite's machine, less than a millisecond, after which a read asks for its deadline."""
 
 sqlite3.register_adapter(UUID, str)  # Ids are text in SQLite.
 
@@ -62,6 +66,22 @@ def fetch_on(connection: sqlite3.Connection) -> Fetch:
     return fetch
 
 
+class Deadline:
+    """When a read has to end: after some time, or once nobody waits for it any more."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._forsaken = False
+
+    def forsake(self) -> None:
+        """Nobody waits for the answer; from any thread."""
+        self._forsaken = True
+
+    def is_over(self) -> bool:
+        return self._forsaken or time.monotonic() > self._end
+
+
 class ThreadConnections:
     """Gives each thread its connection, and closes those that are left at the end."""
 
@@ -103,6 +123,26 @@ class ThreadConnections:
             with mine.using:
                 return mine.connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
+            raise LogUnavailable(f"cannot read {self.path}: {error}") from None
+
+    def select_until(
+        self, deadline: Deadline, sql: str, values: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        """The same, unless the deadline comes first: then it raises ReadTooLong."""
+        too_long = ReadTooLong(f"a read took longer than {deadline.seconds:g} s")
+        if deadline.is_over():
+            raise too_long
+        mine = self._mine()
+        try:
+            with mine.using:
+                mine.connection.set_progress_handler(deadline.is_over, _STEPS_BETWEEN_LOOKS)
+                try:
+                    return mine.connection.execute(sql, values).fetchall()
+                finally:
+                    mine.connection.set_progress_handler(None, 0)
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise too_long from None
             raise LogUnavailable(f"cannot read {self.path}: {error}") from None
 
     @contextmanager

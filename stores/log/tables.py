@@ -45,7 +45,8 @@ class Table:
     """A query table kept by a projection.
 
     `owner` names the column with the id of the aggregate whose rows these are, for `Replace`;
-    `grows` the columns of a row that may change when it is `Put` again.
+    `grows` the columns of a row that may change when it is `Put` again. `dropped_indexes` are
+    those that it had in earlier releases.
     """
 
     name: str
@@ -54,6 +55,23 @@ class Table:
     owner: str
     indexes: tuple[Index, ...] = ()
     grows: tuple[str, ...] = ()
+    dropped_indexes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Succession:
+    """A table that takes the place of another, and is filled from it when it is made."""
+
+    table: Table
+    former: str
+    """The name of the table of the version before."""
+    rows: str
+    """SQL that gives its rows, in the order of the columns; `{former}` stands for that name."""
+
+    @property
+    def filling(self) -> str:
+        """The statement that fills the table."""
+        return f"INSERT INTO {self.table.name} {self.rows.format(former=self.former)}"
 
 
 @dataclass(frozen=True)
@@ -146,6 +164,11 @@ def lacking(table: Table, there: Iterable[str]) -> list[Index]:
     """The indexes that the table lacks, of any generation, when it has those of these names."""
     known = {re.sub("_g[0-9]+$", "", name) for name in there}
     return [index for index in table.indexes if index.name not in known]
+
+
+def outlived(table: Table, there: Iterable[str]) -> list[str]:
+    """Those of these indexes of the table, of any generation, that it should have no more."""
+    return [name for name in there if re.sub("_g[0-9]+$", "", name) in table.dropped_indexes]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from calotype.stores.log.log import ReadTooLong
 from calotype.stores.log.opening import open_log
+from calotype.stores.log.postgres import PostgresRecorder
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.statements import numbered
 from calotype.stores.log.tables import Replace
@@ -151,6 +153,62 @@ async def test_a_cancelled_query_leaves_its_answer_to_nobody(
         *(recorder.fetch(COUNTING, {"stop": number}) for number in range(1, 30))
     )
     assert [rows[0][0] for rows in answers] == list(range(1, 30))
+
+
+ENDLESS = {"stop": 10**12}
+
+
+@pytest.mark.parametrize("kind", ["heavy", "scan"])
+async def test_a_read_that_takes_too_long_is_ended(log_url: str, kind: str) -> None:
+    recorder = open_log(log_url, read_seconds=0.5, scan_connections=1)
+    recorder.migrate()
+    started = time.monotonic()
+    with pytest.raises(ReadTooLong, match=r"longer than 0\.5 s"):
+        await recorder.fetch(COUNTING, ENDLESS, **{kind: True})
+    assert time.monotonic() - started < 3.0
+    assert await recorder.fetch(COUNTING, {"stop": 3}, **{kind: True}) == [(3,)]
+    await _nothing_runs(recorder)
+    await recorder.close()
+
+
+async def test_scans_hold_up_neither_pages_nor_reads_of_one_row(log_url: str) -> None:
+    recorder = open_log(log_url, read_seconds=2.0)
+    recorder.migrate()
+    scans = [asyncio.ensure_future(recorder.fetch(COUNTING, ENDLESS, scan=True)) for _ in range(16)]
+    await asyncio.sleep(0.1)
+    for _ in range(20):
+        assert await recorder.fetch("SELECT 1") == [(1,)]
+        assert await recorder.fetch("SELECT 1", heavy=True) == [(1,)]
+    assert not any(scan.done() for scan in scans)
+    ended = await asyncio.gather(*scans, return_exceptions=True)
+    assert all(isinstance(end, ReadTooLong) for end in ended)
+    await recorder.close()
+
+
+async def test_a_read_whose_caller_is_cancelled_ends_in_the_database(
+    recorder: GroupCommitRecorder,
+) -> None:
+    reads = [
+        asyncio.ensure_future(recorder.fetch(COUNTING, ENDLESS, **{kind: True}))
+        for kind in ("heavy", "scan")
+    ]
+    await asyncio.sleep(0.2)
+    for read in reads:
+        read.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+    await _nothing_runs(recorder)
+    # Of SQLite it is the thread that tells: it is free for others again.
+    assert await recorder.fetch(COUNTING, {"stop": 3}, scan=True) == [(3,)]
+
+
+async def _nothing_runs(recorder: GroupCommitRecorder) -> None:
+    """Waits until the server, where there is one, runs none of our counting."""
+    if isinstance(recorder, PostgresRecorder):
+        running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE :q"
+        deadline = time.monotonic() + 5
+        while (await recorder.fetch(running, {"q": "WITH RECURSIVE%"})) != [(0,)]:
+            assert time.monotonic() < deadline, "the server goes on with it"
+            await asyncio.sleep(0.02)
 
 
 async def test_one_recorder_serves_several_event_loops_and_threads(

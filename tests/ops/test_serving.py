@@ -161,10 +161,10 @@ def test_a_query_table_that_is_missing_is_made_or_named_with_the_command(service
     assert service.run("migrate").returncode == 0
     if service.log_url is None:
         with closing(sqlite3.connect(service.folder / "log.sqlite")) as database:
-            database.execute("DROP TABLE image_tags_1")
+            database.execute("DROP TABLE image_tags_2")
     else:
         with psycopg.connect(service.log_url, autocommit=True) as database:
-            database.execute("DROP TABLE image_tags_1")
+            database.execute("DROP TABLE image_tags_2")
         refused = service.run("serve", "--listen", "127.0.0.1:0")
         assert refused.returncode == 2
         assert "calotype migrate" in refused.stderr

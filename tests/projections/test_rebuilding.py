@@ -303,8 +303,8 @@ async def test_a_rebuild_gives_the_rows_and_indexes_that_were_there(
         (IMAGES, "DELETE FROM image_blobs_1", "image_blobs_1", "missing"),
         (
             IMAGES,
-            f"INSERT INTO image_tags_1 VALUES ('{UUID(int=7)}', 't', '')",
-            "image_tags_1",
+            f"INSERT INTO image_tags_2 VALUES ('{UUID(int=7)}', 't', '', NULL, '')",
+            "image_tags_2",
             "not_in_the_log",
         ),
         (VERSIONS, "UPDATE log_moments_2 SET clock = '9'", "log_moments_2", "different"),

@@ -132,11 +132,13 @@ async def test_open_spans_are_exactly_the_live_rows(recorder: GroupCommitRecorde
     await _live(recorder, random.Random(7), 60)
     await Follower(recorder, FOLLOWER, ImageSpans(recorder), holder="h").catch_up()
     for live, spans in PAIRS:
-        names = ", ".join(column.name for column in live.columns)
+        kept = [column.name for column in live.columns if column in spans.columns]
+        names = ", ".join(kept)
         rows = await recorder.fetch(
             f"SELECT {names} FROM {spans.name} WHERE to_position = :end", {"end": FOREVER}
         )
-        assert sorted(tuple(map(str, row)) for row in rows) == await _rows(recorder, live)
+        held = [row[: len(kept)] for row in await _rows(recorder, live)]
+        assert sorted(tuple(map(str, row)) for row in rows) == sorted(held)
         assert (
             await recorder.fetch(f"SELECT 1 FROM {spans.name} WHERE from_position >= to_position")
             == []

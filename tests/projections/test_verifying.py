@@ -127,11 +127,11 @@ async def test_what_was_never_touched_fits_also_where_a_follower_is_behind(log: 
             "images_1",
             "differs in name",
         ),
-        ("DELETE FROM image_tags_1 WHERE tag = 'c'", "image_tags_1", "missing"),
+        ("DELETE FROM image_tags_2 WHERE tag = 'c'", "image_tags_2", "missing"),
         (
-            "INSERT INTO image_members_1 VALUES "
-            "('00000000-0000-0000-0000-000000000000', 'm', 'pending', '{}', 0)",
-            "image_members_1",
+            "INSERT INTO image_members_2 VALUES "
+            "('00000000-0000-0000-0000-000000000000', 'm', 'pending', '{}', 0, '')",
+            "image_members_2",
             "not in the log",
         ),
         (
