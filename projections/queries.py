@@ -1,23 +1,21 @@
 """Reads of the query tables: the only way in which the API learns about images."""
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from calotype.commands.errors import Forbidden, Invalid, Unavailable
+from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.keys import key_of, written_for
 from calotype.commands.policy import Actor, allows
 from calotype.commands.protections import Readable
-from calotype.projections import walks
 from calotype.projections.listing import Direction, ListQuery, Moment
-from calotype.projections.pages import marker_statement, page_statement, visible_today
+from calotype.projections.page_steps import PAGE_BYTES, PageSteps
+from calotype.projections.pages import marker_statement, visible_today
 from calotype.projections.spans import IMAGE_SPANS, MEMBER_SPANS
 from calotype.projections.tables import BLOBS, IMAGES, MEMBERS
-from calotype.stores.log.log import ReadTooLong
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 _MEMBERSHIP = (
@@ -65,16 +63,6 @@ _STORED_BLOBS = (
 _COUNTS = f"SELECT status, count(*), coalesce(sum(size), 0) FROM {IMAGES.name} GROUP BY status"
 
 
-LOOK_SECONDS = 0.25
-"""How often a scan asks whether anybody still waits for it."""
-
-
-class TooLong(Unavailable):
-    """A list took longer to read than reads may (503)."""
-
-    headers = {"Retry-After": "30"}
-
-
 @dataclass(frozen=True, slots=True)
 class ImageRow:
     """One row of the images table, as much of it as policy and answers need."""
@@ -119,8 +107,11 @@ class Upload:
 class Queries:
     """Named reads of the query tables, on any recorder."""
 
-    def __init__(self, recorder: GroupCommitRecorder) -> None:
+    def __init__(self, recorder: GroupCommitRecorder, page_bytes: int = PAGE_BYTES) -> None:
+        """A page ends before its documents together are larger than `page_bytes`."""
         self._recorder = recorder
+        self._page_bytes = page_bytes
+        self._steps = PageSteps(recorder, page_bytes)
 
     async def image(self, aggregate_id: UUID, project: str | None) -> ImageRow | None:
         """The image's row with its document and locations, or None."""
@@ -168,120 +159,26 @@ class Queries:
             return Page([], None)
         after = await self._marker(query, actor, moment) if query.marker is not None else None
         sees_all = actor.policy.shows_all(actor)
-        images: list[tuple[str, str, str]] = []
+        images: list[tuple[Any, ...]] = []
         while True:
-            rows = await self._rows(query, actor, after, moment, gone)
-            seen = [row for row in rows if sees_all or await self._shown(actor, row[0])]
-            images += [(row[0], row[2], row[3]) for row in seen]
-            if len(images) > query.limit or len(rows) <= query.limit:
+            rows = await self._steps.rows(query, actor, after, moment, gone)
+            images += [row for row in rows if sees_all or await self._shown(actor, row[0])]
+            cut = self._fitting(images, query.limit)
+            more = len(rows) > query.limit or self._fitting(rows, query.limit) < len(rows)
+            if cut < len(images) or not more:
                 break
             after = rows[-1][4:]  # Fewer were seen than a page holds: read on behind the last row.
-        more = len(images) > query.limit
-        images = images[: query.limit]
-        return Page(images, orjson.loads(images[-1][0])["id"] if more else None)
+        page = [(row[0], row[2], row[3]) for row in images[:cut]]
+        return Page(page, orjson.loads(page[-1][0])["id"] if cut < len(images) else None)
 
-    async def _rows(
-        self,
-        query: ListQuery,
-        actor: Actor,
-        after: tuple[Any, ...] | None,
-        moment: Moment | None,
-        gone: Callable[[], bool],
-    ) -> list[tuple[Any, ...]]:
-        """The rows of a page, and one more if there are more; see `page_statement`."""
-        try:
-            if moment is None:
-                return await self._bounded(query, actor, after, gone)
-            sql, parameters = page_statement(query, actor, after, moment)
-            if query.filters or query.tags or query.properties:
-                return await self._scan(sql, parameters, gone)
-            return await self._recorder.fetch(sql, parameters, heavy=True)
-        except ReadTooLong:
-            raise TooLong(
-                "This list took too long to find; ask for it by fewer or other filters, or by one "
-                "that fits fewer images."
-            ) from None
-
-    async def _bounded(
-        self,
-        query: ListQuery,
-        actor: Actor,
-        after: tuple[Any, ...] | None,
-        gone: Callable[[], bool],
-    ) -> list[tuple[Any, ...]]:
-        """The same for the present, read in steps of which all but the last are bounded."""
-        if walks.is_impossible(query):
-            return []
-        drivers = walks.drivers(query)
-        walk = walks.walk(query, actor, after, drivers[0] if len(drivers) == 1 else None)
-        if walk is not None and walk.bound is None:
-            rows = await self._recorder.fetch(walk.sql, walk.parameters, heavy=True)
-            return [row[:-1] for row in rows]
-        driver, promising = await self._best_driver(query, actor, drivers)
-        if promising and (walk is None or walks.is_rare(driver)):
-            page = await self._few(query, actor, after, driver)
-            if page is not None:
-                return page
-            promising = False
-        found: list[tuple[Any, ...]] = []
-        walk = walks.walk(query, actor, after, driver)
-        if walk is not None:
-            rows = await self._recorder.fetch(walk.sql, walk.parameters, heavy=True)
-            found = [row[:-2] for row in rows if row[-2]]
-            if len(found) > query.limit or not rows or rows[-1][-1] != walk.bound:
-                return found
-            ended = rows[-1][4:-2]
-        if promising:
-            page = await self._few(query, actor, after, driver)
-            if page is not None:
-                return page
-        rest = replace(query, limit=query.limit - len(found))
-        start = after if walk is None else ended
-        return found + await self._scan(*page_statement(rest, actor, start), gone)
-
-    async def _best_driver(
-        self, query: ListQuery, actor: Actor, drivers: list[walks.Driver]
-    ) -> tuple[walks.Driver | None, bool]:
-        """The condition that leaves the fewest rows, and whether these may be few.
-
-        None stands for the sets that the caller lists, where their order is not that of the list.
-        """
-        choices: list[walks.Driver | None] = [*drivers]
-        if not actor.is_admin and not walks.has_order_of_sets(query, actor):
-            choices.append(None)
-        if len(choices) <= 1:
-            return (choices[0], True) if choices else (None, False)
-        sql, parameters = walks.count_statement(query, actor, choices)
-        [counts] = await self._recorder.fetch(sql, parameters, heavy=True)
-        fewest, best = min(zip(counts, range(len(choices)), strict=True))
-        return choices[best], fewest <= walks.few(query)
-
-    async def _few(
-        self,
-        query: ListQuery,
-        actor: Actor,
-        after: tuple[Any, ...] | None,
-        driver: walks.Driver | None,
-    ) -> list[tuple[Any, ...]] | None:
-        """The page, if the driver leaves few rows; otherwise None."""
-        sql, parameters = walks.few_statement(query, actor, after, driver)
-        rows = await self._recorder.fetch(sql, parameters, heavy=True)
-        if rows[0][0] > walks.few(query):
-            return None
-        return [row[1:] for row in rows if row[1] is not None]
-
-    async def _scan(
-        self, sql: str, parameters: dict[str, Any], gone: Callable[[], bool]
-    ) -> list[tuple[Any, ...]]:
-        """Rows of a statement that may read very many, unless the caller goes meanwhile."""
-        scan = asyncio.ensure_future(self._recorder.fetch(sql, parameters, scan=True))
-        try:
-            while not (await asyncio.wait([scan], timeout=LOOK_SECONDS))[0]:
-                if gone():
-                    raise ReadTooLong("the caller has gone")
-            return scan.result()
-        finally:
-            scan.cancel()
+    def _fitting(self, rows: Sequence[tuple[Any, ...]], limit: int) -> int:
+        """How many of the rows make a page: as many as it may have, and at least one."""
+        left = self._page_bytes
+        for number, row in enumerate(rows[:limit]):
+            left -= len(row[0])
+            if left < 0 and number:
+                return number
+        return min(len(rows), limit)
 
     async def _shown(self, actor: Actor, document: str) -> bool:
         """Whether an operator's rule, which looks at the image, lets the actor see this one."""
