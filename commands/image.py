@@ -92,6 +92,7 @@ class Image(Aggregate):
         """The upload ended without data; whatever it wrote is removed."""
 
         TOPIC = "image.upload_failed"
+        MAKES_ROOM = True
         upload_id: str
         reason: str
 

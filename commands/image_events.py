@@ -33,6 +33,7 @@ SETTLED = ("active", "deactivated")
 class ImageEvent(Aggregate.Event):
     """What every event of an image carries beside its id, version and time."""
 
+    MAKES_ROOM = False  # Whether bytes can be removed that could not be before.
     actor: dict[str, Any]
     request_id: str
     traceparent: str | None
@@ -133,6 +134,7 @@ class Deleted(ImageEvent):
     """
 
     TOPIC = "image.deleted"
+    MAKES_ROOM = True
     class_version = 2
     FIELDS_SINCE = {"retained_until": 2}
     retained_until: str | None
@@ -181,6 +183,7 @@ class Purged(ImageEvent):
     """
 
     TOPIC = "image.purged"
+    MAKES_ROOM = True
     deletion: int
     retained_until: str
     reason: str
@@ -199,6 +202,7 @@ class DataRemoved(ImageEvent):
     """Bytes at `url` that the image has no use for any more are gone from their store."""
 
     TOPIC = "image.data_removed"
+    MAKES_ROOM = True
     url: str
     reason: str
 

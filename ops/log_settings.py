@@ -17,6 +17,8 @@ class Log(BaseModel):
     batch_seconds: float = Field(10.0, ge=1)
     """How long the database may take to write or to answer before it counts as hung: what waited
     is settled on another connection, or gets 503. On SQLite, how long to wait for its lock."""
+    reserve_bytes: int = Field(8 << 20, ge=0)
+    """SQLite: room on the disk that is kept for deleting images when it is full; 0 = none."""
     connect_seconds: int = Field(5, ge=2)
     """PostgreSQL: how long each host of the URL may take to accept a connection."""
     prepared_statements: bool = True

@@ -91,7 +91,7 @@ def _check_stores(settings: Settings, recorder: GroupCommitRecorder) -> None:
 def make_data_directory(settings: Settings) -> None:
     """Makes it where it is not there. Raises SettingsError where that cannot be."""
     try:
-        os.makedirs(settings.data, exist_ok=True)
+        os.makedirs(settings.data, 0o700, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"data: {settings.data} cannot be made: {error.strerror}") from None
 

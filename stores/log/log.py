@@ -115,6 +115,8 @@ class Append:
     """Looked at inside the transaction; the append fails with Fenced when it is gone."""
     submitted_at: float = 0.0
     """By the monotonic clock; filled by the queue."""
+    makes_room: bool = False
+    """Whether it leads to bytes being removed, so that it must be possible on a full disk."""
 
 
 class AppendQueue:
@@ -360,7 +362,8 @@ class EventLog:
                     rows.append(written([snapshots.row(aggregate)]))
                 return rows
 
-            self.recorder.submit(Append(stored, changes, None, future))
+            makes_room = all(getattr(event, "MAKES_ROOM", False) for event in events)
+            self.recorder.submit(Append(stored, changes, None, future, makes_room=makes_room))
             try:
                 await future
             except OverLimit as over:

@@ -11,6 +11,8 @@ class LogOptions:
     """Appends that wait; more are refused."""
     batch_seconds: float = 10.0
     """How long one transaction, or one answer, may take before the database counts as hung."""
+    reserve_bytes: int = 0
+    """SQLite: room on the disk that is kept for changes that make room."""
     connect_seconds: float = 5.0
     """How long one host may take to accept a connection."""
     prepared_statements: bool = True

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from eventsourcing.persistence import (
     ApplicationRecorder,
-    IntegrityError,
     Notification,
     StoredEvent,
     Subscription,
@@ -23,11 +23,12 @@ from eventsourcing.persistence import (
 
 from calotype.stores.log.log import Append, LogUnavailable, Outcome
 from calotype.stores.log.options import LogOptions
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result, conflict
-from calotype.stores.log.sqlite_changes import check_fence, write_change
+from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
+from calotype.stores.log.sqlite_changes import write_append, write_change
 from calotype.stores.log.sqlite_commits import PollingWatch
 from calotype.stores.log.sqlite_connections import Deadline, ThreadConnections, fetch_on
 from calotype.stores.log.sqlite_leases import HOLD, LIVES, clock
+from calotype.stores.log.sqlite_reserve import NO_SPACE, Reserve, is_damage, is_full
 from calotype.stores.log.sqlite_table_sets import CACHE_KILOBYTES, SQLiteTableSet
 from calotype.stores.log.sqlite_tables import (
     BYTES,
@@ -42,16 +43,6 @@ from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Put, Succession, Table
 
-_INSERT_EVENT = (
-    "INSERT INTO stored_events"
-    " (originator_id, originator_version, topic, state, notification_id) VALUES (?, ?, ?, ?, ?)"
-)
-_TRACK = (
-    "INSERT INTO tracking (application_name, notification_id) VALUES (:name, :id) "
-    "ON CONFLICT (application_name) DO UPDATE SET notification_id = :id "
-    "WHERE notification_id < :id"
-)
-
 
 class SQLiteRecorder(GroupCommitRecorder):
     """Appends to and reads from one SQLite file; see GroupCommitRecorder for the promises."""
@@ -61,7 +52,12 @@ class SQLiteRecorder(GroupCommitRecorder):
     def __init__(self, path: str, options: LogOptions, *, only_aggregates: bool = False) -> None:
         super().__init__(options, only_aggregates=only_aggregates)
         self._path = path
-        self._connections = ThreadConnections(path, busy_seconds=options.batch_seconds)
+        self._name = Path(path).name
+        self._reserve = Reserve(path, options.reserve_bytes)
+        self._damage: str | None = None
+        self._connections = ThreadConnections(
+            path, busy_seconds=options.batch_seconds, make_room=self._reserve.spend
+        )
         self._read_seconds = options.longest_read_seconds
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="log-reader")
         self._scanners = ThreadPoolExecutor(
@@ -75,63 +71,41 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def _write_batch(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
         outcomes: list[tuple[Append, Outcome]] = []
-        try:
-            with self._connections.transaction() as connection:
-                position = _last_position(connection)
-                for append in batch:
-                    outcome = self._write_one(connection, append, position)
-                    outcomes.append((append, outcome))
-                    if isinstance(outcome, list):
-                        position += len(outcome)
-        except (sqlite3.Error, LogUnavailable) as error:
-            # Nothing of the batch is there: the disk is full, say, or the file is gone.
-            failure = LogUnavailable(f"cannot write to {self._path}: {error}")
-            return [(append, failure) for append in batch]
+        if self._reserve.is_spent():
+            outcomes = [(one, LogUnavailable(NO_SPACE)) for one in batch if not one.makes_room]
+            batch = [append for append in batch if append.makes_room]
+        while batch:
+            try:
+                outcomes += self._write_together(batch)
+                break
+            except (sqlite3.Error, LogUnavailable) as error:
+                # Nothing of the batch is there: the disk is full, say, or the file is gone.
+                self._note_damage(error)
+                failure = LogUnavailable(f"cannot write to {self._name}: {error}")
+                again = [append for append in batch if append.makes_room]
+                if not is_full(error) or not again or not self._reserve.spend():
+                    again = []
+                outcomes += [(append, failure) for append in batch if append not in again]
+                batch = again
         with self.commits:
             self.commits.notify_all()
         return outcomes
 
-    def _write_one(self, connection: sqlite3.Connection, append: Append, position: int) -> Outcome:
-        """Writes one append inside the transaction, or leaves nothing of it there."""
-        connection.execute("SAVEPOINT one")
-        try:
-            rows = [
-                (
-                    str(event.originator_id),
-                    event.originator_version,
-                    event.topic,
-                    event.state,
-                    position + number,
-                )
-                for number, event in enumerate(append.events, 1)
-            ]
-            try:
-                connection.executemany(_INSERT_EVENT, rows)
-            except sqlite3.IntegrityError:
-                raise conflict(append) from None
-            if append.fence is not None:
-                check_fence(connection, append.fence)
-            if append.tracking is not None:
-                self._track(connection, append)
-            for change in append.changes:
-                write_change(connection, change)
-        except Exception as error:
-            if not connection.in_transaction:
-                raise  # A full disk ends the whole transaction, not only the savepoint.
-            connection.execute("ROLLBACK TO one")
-            connection.execute("RELEASE one")
-            return error
-        connection.execute("RELEASE one")
-        return [row[4] for row in rows]
+    def _write_together(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
+        outcomes: list[tuple[Append, Outcome]] = []
+        with self._connections.transaction() as connection:
+            position = _last_position(connection)
+            for append in batch:
+                outcome = write_append(connection, append, position)
+                outcomes.append((append, outcome))
+                if isinstance(outcome, list):
+                    position += len(outcome)
+        return outcomes
 
-    def _track(self, connection: sqlite3.Connection, append: Append) -> None:
-        tracking = append.tracking
-        assert tracking is not None
-        done = connection.execute(
-            _TRACK, {"name": tracking.application_name, "id": tracking.notification_id}
-        )
-        if done.rowcount == 0:
-            raise IntegrityError(f"{tracking.application_name} has come further already")
+    def _note_damage(self, error: BaseException) -> None:
+        if is_damage(error):
+            # It does not mend itself, and what still can be written says nothing about the rest.
+            self._damage = f"{self._name} is damaged: {error}; put a copy in its place"
 
     def _close_writer(self) -> None:
         pass  # `close_now` closes every connection.
@@ -256,6 +230,10 @@ class SQLiteRecorder(GroupCommitRecorder):
         return self._connections.snapshot()
 
     async def ping(self) -> None:
+        if self._damage is not None:
+            raise LogUnavailable(self._damage)
+        if self._reserve.is_spent():
+            raise LogUnavailable(NO_SPACE)
         self._connections.select("SELECT 1", {})
 
     def subscribe(
@@ -278,7 +256,7 @@ class SQLiteRecorder(GroupCommitRecorder):
             with self._connections.transaction() as connection:
                 return work(fetch_on(connection))
         except sqlite3.OperationalError as error:
-            raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
+            raise LogUnavailable(f"cannot write to {self._name}: {error}") from None
 
     # ---- leases ----
 
@@ -286,6 +264,7 @@ class SQLiteRecorder(GroupCommitRecorder):
         return await asyncio.to_thread(self._hold_lease, name, holder, seconds)
 
     def _hold_lease(self, name: str, holder: str, seconds: float) -> int | None:
+        self._reserve.fill()
         rows = self._write_now(HOLD, {"name": name, "holder": holder, "seconds": seconds})
         return rows[0][0] if rows else None
 
@@ -298,12 +277,16 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def _write_now(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with self._health.writing():
-            try:
-                with self._connections.transaction() as connection:
-                    # Read under the lock, so that no earlier time overtakes a later one.
-                    return connection.execute(sql, {**values, **clock()}).fetchall()
-            except sqlite3.Error as error:
-                raise LogUnavailable(f"cannot write to {self._path}: {error}") from None
+            while True:
+                try:
+                    with self._connections.transaction() as connection:
+                        # Read under the lock, so that no earlier time overtakes a later one.
+                        return connection.execute(sql, {**values, **clock()}).fetchall()
+                except (sqlite3.Error, LogUnavailable) as error:
+                    self._note_damage(error)
+                    # Who is alive must be known on a full disk too, or uploads would be given up.
+                    if not is_full(error) or not self._reserve.spend():
+                        raise LogUnavailable(f"cannot write to {self._name}: {error}") from None
 
     async def live_leases(self, prefix: str) -> set[str]:
         rows = self._connections.select(

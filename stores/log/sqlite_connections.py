@@ -1,9 +1,10 @@
 """Connections to a SQLite file: one for each thread, gone with its thread."""
 
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from weakref import WeakSet
 
 from calotype.stores.log.log import LogUnavailable, ReadTooLong
 from calotype.stores.log.recorder import Fetch
+from calotype.stores.log.sqlite_reserve import is_full
 
 _STEPS_BETWEEN_LOOKS = 10_000
 """Steps of SQLite's machine, less than a millisecond, after which a read asks for its deadline."""
@@ -57,6 +59,19 @@ class ThreadConnection:
             self.connection.close()
 
 
+def make_private(path: str) -> None:
+    """Makes the file, and those that SQLite keeps beside it, the service's own.
+
+    SQLite gives the other files the permissions of the first. Who let a group read them, for
+    backups, say, keeps that; files that all may read, as they were made once, are closed.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(FileNotFoundError, PermissionError):
+            if os.stat(name).st_mode & 0o007:
+                os.chmod(name, 0o600)
+
+
 def fetch_on(connection: sqlite3.Connection) -> Fetch:
     """Runs statements with `:name` parameters on this connection."""
 
@@ -91,9 +106,16 @@ class ThreadConnections:
         cache_kilobytes: int = 4096,
         durable: bool = True,
         busy_seconds: float = 30.0,
+        *,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """What is committed survives a power loss, unless it need not be `durable`."""
+        """What is committed survives a power loss, unless it need not be `durable`.
+
+        `make_room` gives back some of a full disk, and says whether it could.
+        """
         self.path = path
+        self._name = Path(path).name
+        self._make_room = make_room
         self._options = (cache_kilobytes, durable, busy_seconds)
         self._local = threading.local()
         self._open: WeakSet[ThreadConnection] = WeakSet()
@@ -105,16 +127,26 @@ class ThreadConnections:
         mine: ThreadConnection | None = getattr(self._local, "mine", None)
         if mine is None:
             try:
-                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-                mine = ThreadConnection(self.path, *self._options)
+                Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(self.path)
+                mine = self._new()
             except (sqlite3.Error, OSError) as error:
-                raise LogUnavailable(f"cannot open {self.path}: {error}") from None
+                raise LogUnavailable(f"cannot open {self._name}: {error}") from None
             with self._open_lock:
                 if self._closed:
-                    raise LogUnavailable(f"the event log {self.path} is closed")
+                    raise LogUnavailable(f"the event log {self._name} is closed")
                 self._open.add(mine)
             self._local.mine = mine
         return mine
+
+    def _new(self) -> ThreadConnection:
+        while True:
+            try:
+                return ThreadConnection(self.path, *self._options)
+            except sqlite3.Error as error:
+                # Even reading needs a little room beside the file.
+                if not is_full(error) or not self._make_room():
+                    raise
 
     def select(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """All rows. Raises LogUnavailable when they cannot be read."""
@@ -123,7 +155,7 @@ class ThreadConnections:
             with mine.using:
                 return mine.connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot read {self.path}: {error}") from None
+            raise LogUnavailable(f"cannot read {self._name}: {error}") from None
 
     def select_until(
         self, deadline: Deadline, sql: str, values: Mapping[str, Any]
@@ -143,7 +175,7 @@ class ThreadConnections:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise too_long from None
-            raise LogUnavailable(f"cannot read {self.path}: {error}") from None
+            raise LogUnavailable(f"cannot read {self._name}: {error}") from None
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -154,7 +186,7 @@ class ThreadConnections:
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as error:
-                raise LogUnavailable(f"cannot write to {self.path}: {error}") from None
+                raise LogUnavailable(f"cannot write to {self._name}: {error}") from None
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -174,7 +206,7 @@ class ThreadConnections:
             finally:
                 own.close()
         except sqlite3.Error as error:
-            raise LogUnavailable(f"cannot read {self.path}: {error}") from None
+            raise LogUnavailable(f"cannot read {self._name}: {error}") from None
 
     def close(self) -> None:
         """Closes all connections, those of other threads too once they are done."""

@@ -25,6 +25,23 @@ def test_a_position_of_another_log_is_refused_by_name(position: int) -> None:
         HERE.decode(ELSEWHERE.encode(position), "after")
 
 
+@given(st.lists(st.integers(0, 100), max_size=4).map(sorted), st.integers(0, 120))
+def test_after_a_new_epoch_every_position_keeps_the_text_that_it_had(
+    ends: list[int], position: int
+) -> None:
+    ids = [f"{number:012x}" for number in range(len(ends))]
+    set_back = Positions("f" * 12, tuple(zip(ids, ends, strict=True)))
+    assert set_back.decode(set_back.encode(position)) == position
+    for log, end in set_back.former:
+        text = Positions(log).encode(position)
+        if position <= end:
+            assert set_back.decode(text) == position
+        else:
+            with pytest.raises(Invalid, match="'after' is a position of events that were lost"):
+                set_back.decode(text, "after")
+    assert Positions("f" * 12).encode(position) == f"pffffffffffff-{position:x}"
+
+
 @given(st.text(max_size=40))
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(Invalid, match="'as_of' is not a position"):

@@ -5,6 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -340,3 +341,13 @@ def test_a_killed_writer_leaves_only_what_found_reports_as_unfinished(store):
     assert not store.driver.exists(thing.url)
     store.driver.discard(thing)
     assert list(store.driver.found()) == []
+
+
+def test_a_marker_is_kept_beside_the_data_and_is_none_of_it(store: Any) -> None:
+    assert store.driver.read_marker() is None
+    for content in (b"of this log", b"of that log, and longer"):
+        store.driver.write_marker(content)
+        assert store.driver.read_marker() == content
+    assert list(store.driver.found()) == []
+    with pytest.raises(StoreForbidden):
+        store.driver.size(store.driver.base_url + ".calotype")
