@@ -97,6 +97,7 @@ def migrate(
     make_data_directory(settings)
     recorder = wiring.recorder_of(settings)
     try:
+        wiring.check_way(recorder)
         applied = wiring.migrate(recorder)
     finally:
         recorder.close_now()

@@ -64,7 +64,8 @@ def rebuild(
                 else:
                     built = run_rebuild(
                         recorder,
-                        settings.log_url(),
+                        # The processes that build know no setting but this.
+                        settings.log.listen_url or settings.log_url(),
                         known,
                         told,
                         processes=processes or os.cpu_count() or 1,

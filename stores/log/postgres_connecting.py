@@ -36,6 +36,10 @@ _READ_ONLY = "25006"
 """The server has become a standby: after a failover another one takes writes."""
 
 
+SHARED_TRIES = 20
+"""Others may take the session in between, so one look is not enough."""
+
+
 class Silence(psycopg.OperationalError):
     """The server did not answer in time; its connection is closed."""
 
@@ -144,6 +148,21 @@ class Database:
             other.until = time.monotonic() + self.options.connect_seconds
             other.execute("SELECT 1")
             return True
+        return False
+
+    def shares_sessions(self) -> bool:
+        """Whether a pooler gives each transaction another session (PgBouncer's transaction mode).
+
+        True is proven: two connections that are open at once have met the same server process.
+        """
+        with self.connect() as one, self.connect() as other:
+            one.prepare_threshold = other.prepare_threshold = None
+            for _ in range(SHARED_TRIES):
+                with one.transaction():
+                    first = one.execute("SELECT pg_backend_pid()").fetchone()
+                with other.transaction():
+                    if other.execute("SELECT pg_backend_pid()").fetchone() == first:
+                        return True
         return False
 
     def unavailable(self, error: BaseException) -> LogUnavailable:

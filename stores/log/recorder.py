@@ -258,6 +258,13 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
 
     # ---- tables ----
 
+    def unsuitable(self) -> str | None:
+        """Which setting `log.*` does not fit the way to the database, and the fix; None if all do.
+
+        Raises LogUnavailable when the database cannot be reached.
+        """
+        return None
+
     @abstractmethod
     def migrate(self) -> list[str]:
         """Applies the migrations that are not applied yet; says which. Safe in many processes."""

@@ -22,7 +22,7 @@ from calotype.stores.log.opening import open_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
-WRITERS = 64
+WRITERS, PAUSE_SECONDS = 64, 0.4
 BATCH_SECONDS, CONNECT_SECONDS = 3, 2
 LATE_SECONDS = BATCH_SECONDS / 2
 SOON_SECONDS = BATCH_SECONDS + CONNECT_SECONDS + 3
@@ -119,6 +119,7 @@ class Load:
                     await asyncio.sleep(0.5)
             self.acknowledged.append((time.monotonic(), image_id))
             heard.append(image_id)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _ask_health(self, session: aiohttp.ClientSession, number: int) -> None:
         while True:
