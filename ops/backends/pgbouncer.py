@@ -56,7 +56,7 @@ class PgBouncer:
                 port=self._port,
                 mode=self._mode,
                 # So few that transactions have to share them, or one for each who asks.
-                sessions=3 if self._mode == "transaction" else 100,
+                sessions=8 if self._mode == "transaction" else 100,
                 folder=self._folder,
             )
         )
