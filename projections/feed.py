@@ -282,7 +282,8 @@ class Feed:
         """The next events, at most PAGE_BYTES and the one that passes them."""
         sql, order, values = self._statement(question, question.after, stop, question.limit)
         source = sql.partition(" FROM ")[2]
-        sql += f" AND {within_bytes(order, source)} ORDER BY {order}"
+        # The limit again, because databases plan for few rows where there is one.
+        sql += f" AND {within_bytes(order, source)} ORDER BY {order} LIMIT :limit"
         return await self._recorder.fetch(sql, {**values, "bytes": PAGE_BYTES})
 
     def _statement(

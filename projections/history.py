@@ -30,7 +30,7 @@ DOCUMENTS_BYTES = 16 << 20
 _AFTER = "stored_events WHERE originator_id = :id AND originator_version > :version"
 _PAGE = (
     f"SELECT originator_version, topic, state, notification_id FROM {_AFTER} "
-    f"AND {within_bytes('originator_version', _AFTER)} ORDER BY originator_version"
+    f"AND {within_bytes('originator_version', _AFTER)} ORDER BY originator_version LIMIT :limit"
 )
 _DETAILS = ("member", "status", "store", "reason", "retained_until")
 """What an event may tell beside the patch. Places of bytes and names of processes stay inside."""

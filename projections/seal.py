@@ -75,7 +75,7 @@ _AFTER = "stored_events WHERE notification_id > :after"
 _EVENTS = (
     "SELECT notification_id, CAST(originator_id AS text), originator_version, topic, state "
     f"FROM {_AFTER} AND {within_bytes('notification_id', _AFTER)} "
-    "ORDER BY notification_id"
+    "ORDER BY notification_id LIMIT :limit"
 )
 
 
