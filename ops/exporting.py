@@ -17,6 +17,7 @@ from calotype.projections.positions import Positions
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE_EVENTS = 1000
+PAGE_BYTES = 4 << 20
 
 Encode = Callable[[Positions, Notification], bytes]
 
@@ -116,7 +117,9 @@ class Export:
     def _events(self) -> Iterator[Notification]:
         position = self.first
         while position <= self.last:
-            page = self.recorder.select_notifications(position, PAGE_EVENTS, self.last)
+            page = self.recorder.select_notifications(
+                position, PAGE_EVENTS, self.last, limit_bytes=PAGE_BYTES
+            )
             if not page:
                 return
             yield from page

@@ -17,7 +17,7 @@ from eventsourcing.persistence import Tracking
 
 from calotype.projections.building import build
 from calotype.projections.comparing import Comparison, compare, compare_sums
-from calotype.projections.following import Fold
+from calotype.projections.following import PAGE_BYTES, Fold
 from calotype.projections.leading import Held, held
 from calotype.projections.prints import Print, in_the_place_of
 from calotype.stores.log.log import Append
@@ -199,7 +199,9 @@ class _CatchingUp:
             position = reached
 
     def _page(self, after: int) -> tuple[list[Change], int]:
-        page = self._recorder.select_notifications(after, PAGE_EVENTS, inclusive_of_start=False)
+        page = self._recorder.select_notifications(
+            after, PAGE_EVENTS, inclusive_of_start=False, limit_bytes=PAGE_BYTES
+        )
         if not page:
             return [], after
         return in_the_place_of(self._fold.fold(page), self._spare.spare), page[-1].id

@@ -25,6 +25,7 @@ from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE_EVENTS = 1000
+PAGE_BYTES = 4 << 20
 _REMEMBERED_ACTORS = 4096
 _SERVICE = {"user": "calotype", "project": None, "roles": ["admin"]}
 """Who events of the service itself are recorded as."""
@@ -98,7 +99,9 @@ class WhatIf:
         """
         position = first
         while position <= last:
-            page = self._recorder.select_notifications(position, PAGE_EVENTS, last)
+            page = self._recorder.select_notifications(
+                position, PAGE_EVENTS, last, limit_bytes=PAGE_BYTES
+            )
             if not page:
                 return
             for notification in page:
