@@ -1,5 +1,6 @@
 """Real processes under clients that vanish, idle or flood, and workers that freeze."""
 
+import json
 import os
 import signal
 import socket
@@ -139,29 +140,41 @@ def test_where_all_connections_are_busy_the_next_is_told_to_come_back(
 
 
 @pytest.fixture
-def namespace() -> Iterator[tuple[str, str]]:
-    """A network of its own, joined to ours by a cable: its name, and our address on the cable."""
-    name, here, there = f"calotype{os.getpid()}", f"ct{os.getpid()}a", f"ct{os.getpid()}b"
+def cable() -> Iterator[tuple[str, str]]:
+    """Two networks of their own, the service's and a client's, joined by a cable; their names."""
+    here, there = f"calotype{os.getpid()}a", f"calotype{os.getpid()}b"
 
     def run(command: str) -> None:
         subprocess.run(command.split(), check=True, timeout=30)
 
-    run(f"ip netns add {name}")
+    run(f"ip netns add {here}")
+    run(f"ip netns add {there}")
     try:
-        run(f"ip link add {here} type veth peer name {there} netns {name}")
-        run(f"ip address add 192.0.2.1/30 dev {here}")
-        run(f"ip link set {here} up")
-        run(f"ip -n {name} address add 192.0.2.2/30 dev {there}")
-        run(f"ip -n {name} link set {there} up")
-        yield name, "192.0.2.1"
+        run(f"ip link add cable netns {here} type veth peer name cable netns {there}")
+        run(f"ip -n {here} link set lo up")  # Its own address is reached through it.
+        for name, address in ((here, "192.0.2.1/30"), (there, "192.0.2.2/30")):
+            run(f"ip -n {name} address add {address} dev cable")
+            run(f"ip -n {name} link set cable up")
+        yield here, there
     finally:
-        run(f"ip netns delete {name}")  # And with it both ends of the cable.
+        run(f"ip netns delete {here}")  # And with it its end of the cable.
+        run(f"ip netns delete {there}")
 
 
-CLIENT = """
+def inside(network: str, script: str, *arguments: str) -> list[str]:
+    """The command that runs a script of Python in a network."""
+    return ["ip", "netns", "exec", network, sys.executable, "-c", script, *arguments]
+
+
+ASK = """
+import sys, urllib.request
+url, body = sys.argv[1], sys.argv[2].encode() or None
+print(urllib.request.urlopen(urllib.request.Request(url, body), timeout=60).read().decode())
+"""
+VANISH = """
 import socket, sys
-connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30)
-connection.sendall(sys.argv[3].encode().decode("unicode_escape").encode() + b"x" * 500000)
+connection = socket.create_connection(("192.0.2.1", int(sys.argv[1])), timeout=60)
+connection.sendall(sys.argv[2].encode() + b"x" * 500000)
 print("sent", flush=True)
 sys.stdin.read()
 """
@@ -169,27 +182,33 @@ sys.stdin.read()
 
 @pytest.mark.long
 def test_a_client_that_vanishes_gives_its_image_back_within_two_minutes(
-    make_service: Any, until: Any, namespace: tuple[str, str]
+    make_service: Any, until: Any, cable: tuple[str, str]
 ) -> None:
-    network, address = namespace
+    here, there = cable
     service = make_service()
-    service.start("--listen", f"{address}:0")
-    url = f"http://{address}:{service.port}/v2/images"
-    image = requests.post(url, json=FORMATS, timeout=30).json()["id"]
+    service.under = ["ip", "netns", "exec", here]
+    service.start("--listen", "192.0.2.1:0")
+    url = f"http://192.0.2.1:{service.port}/v2/images"
+
+    def ask(url: str, body: str = "") -> Any:
+        answer = subprocess.check_output(inside(here, ASK, url, body), timeout=120)
+        return json.loads(answer)
+
+    image = ask(url, json.dumps(FORMATS))["id"]
+    head = HALF_UPLOAD.format(image=image)
     client = subprocess.Popen(
-        ["ip", "netns", "exec", network, sys.executable, "-c", CLIENT]
-        + [address, str(service.port), HALF_UPLOAD.format(image=image)],
+        inside(there, VANISH, str(service.port), head),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     try:
         assert client.stdout is not None
         assert client.stdout.readline() == b"sent\n"
-        until(lambda: requests.get(f"{url}/{image}", timeout=30).json()["status"] == "saving")
-        cable = f"ip -n {network} link set ct{os.getpid()}b down"
-        subprocess.run(cable.split(), check=True, timeout=30)
+        until(lambda: ask(f"{url}/{image}")["status"] == "saving")
+        cut = f"ip -n {there} link set cable down"
+        subprocess.run(cut.split(), check=True, timeout=30)
         since = time.monotonic()
-        until(lambda: requests.get(f"{url}/{image}", timeout=30).json()["status"] == "queued", 120)
+        until(lambda: ask(f"{url}/{image}")["status"] == "queued", 120)
         assert time.monotonic() - since > 10  # Else it was not the kernel's watch that found out.
     finally:
         client.kill()

@@ -1,11 +1,14 @@
 """Tickets: an EventSource reads what its holder may read, once, and on every host of the log."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any
 
+import bcrypt
 import pytest
 
+from calotype.commands.policy import Policy
 from calotype.ops.wiring import audience_follower
 from calotype.projections import stream_tickets
 from calotype.projections.stream_tickets import STREAM_TICKETS, StreamTickets
@@ -126,3 +129,31 @@ async def test_credentials_that_are_no_text_get_no_ticket(projects: Any) -> None
     )
     assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
     writer.close()
+
+
+async def test_a_stream_by_ticket_is_judged_again_while_it_lasts(
+    told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calotype.http.event_stream.JUDGED_AGAIN_SECONDS", 0.1)
+    url = f"{EVENTS}?ticket={await ticket_of(told.caller('red'))}"
+    async with told.client.get(url, headers={"Accept": "text/event-stream"}) as response:
+        assert response.status == 200
+        told.api.use_policy(Policy({"get_events": "!", "get_all_events": "!"}))
+        async with asyncio.timeout(10):
+            while not response.content.at_eof():
+                await response.content.readany()
+
+
+async def test_a_ticket_stands_for_a_password_too(open_cloud: Any, tmp_path: Any) -> None:
+    hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode()
+    (tmp_path / "htpasswd").write_text(f"alice:{hashed}\n")
+    users = {"file": str(tmp_path / "htpasswd"), "project": "red"}
+    cloud = await open_cloud(identity={"kind": "http_basic"}, http_basic=users)
+    basic = b64encode(b"alice:secret").decode()
+    answer = await cloud.admin("POST", TICKETS, Authorization=f"Basic {basic}")
+    assert answer.status == 201
+    headers = {"Accept": "text/event-stream"}
+    url = f"{EVENTS}?ticket={answer.json['ticket']}"
+    async with cloud.client.get(url, headers=headers) as response:
+        assert response.status == 200
+    assert (await cloud.admin("POST", TICKETS)).status == 401
