@@ -6,6 +6,7 @@ from pathlib import Path
 
 from calotype.ops import wiring
 from calotype.ops.audit_key import signer_of
+from calotype.ops.remembering import check_log, places_of
 from calotype.ops.settings import Settings, SettingsError
 from calotype.stores.images.driver import StoreError
 from calotype.stores.log.log import LogUnavailable
@@ -13,15 +14,20 @@ from calotype.stores.log.log import LogUnavailable
 
 def troubles(settings: Settings) -> Iterator[str]:
     """Why the service could not serve with these settings, each beginning with the setting."""
-    for look in (_data, _log, _store):
+    found = False
+    for look in (_data, _log, _store, _together):
+        if look is _together and found:
+            return  # What cannot be opened cannot be compared either.
         try:
             look(settings)
+            continue
         except SettingsError as error:
             yield str(error)
         except LogUnavailable as error:
             yield f"log.url: {error}"
         except StoreError as error:
             yield f"store: {error}"
+        found = True
 
 
 def _data(settings: Settings) -> None:
@@ -55,6 +61,22 @@ def _store(settings: Settings) -> None:
             if not options.get("create_bucket"):
                 driver.check()
         finally:
+            driver.close()
+
+
+def _together(settings: Settings) -> None:
+    """Raises SettingsError unless log and stores are those that belong together."""
+    file = wiring.embedded_log(settings)
+    directory = Path(settings.store_options().get("directory", "/"))
+    if not directory.exists() or (file is not None and not file.exists()):
+        return
+    recorder, stores = wiring.recorder_of(settings), wiring.stores_of(settings)
+    try:
+        if wiring.is_up_to_date(recorder):
+            check_log(recorder, places_of(settings, stores))
+    finally:
+        recorder.close_now()
+        for driver in stores.values():
             driver.close()
 
 

@@ -17,7 +17,7 @@ def is_key(text: str) -> bool:
 
 def checked_key(text: str) -> str:
     """`text` itself. Raises StoreForbidden unless it is a plain name of 1 to 200 characters."""
-    if not is_key(text):
+    if _KEY.fullmatch(text) is None:
         raise StoreForbidden(
             f"{text[:80]!r} cannot be a key: use 1 to 200 letters, digits, '.', '_' or '-', "
             "the first one a letter or digit."

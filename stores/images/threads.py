@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -35,7 +36,7 @@ class DaemonThreads(Executor):
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._threads = 0
         self._idle = 0
@@ -48,19 +49,8 @@ class DaemonThreads(Executor):
         **kwargs: _Arguments.kwargs,
     ) -> "Future[_Result]":
         future: Future[_Result] = Future()
-
-        def job() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
         with self._changed:
-            self._jobs.append(job)
+            self._jobs.append((future, partial(fn, *args, **kwargs)))
             if self._idle >= len(self._jobs):
                 self._changed.notify()
             elif self._threads < self._most:
@@ -78,9 +68,16 @@ class DaemonThreads(Executor):
                 if not self._jobs:
                     self._threads -= 1
                     return
-                job = self._jobs.popleft()
-            job()
-            del job  # It would keep what it has worked on until the next one comes.
+                future, work = self._jobs.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = work()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+                    del result
+            del future, work  # They would keep what was worked on until the next one comes.
 
 
 class StoreThreads:

@@ -63,7 +63,8 @@ _MISSING_RIGHTS = (
     "WHERE log.oid = to_regclass('stored_events') AND NOT has_table_privilege(c.oid, wanted) "
     # Events are only ever added; what migrations have written is only read.
     "AND NOT (c.relname = 'stored_events' AND wanted IN ('UPDATE', 'DELETE')) "
-    "AND NOT (c.relname IN ('migrations', 'log_identity') AND wanted <> 'SELECT') ORDER BY 1, 2"
+    "AND NOT (c.relname IN ('migrations', 'log_identity', 'log_lineage') "
+    "AND wanted <> 'SELECT') ORDER BY 1, 2"
 )
 
 

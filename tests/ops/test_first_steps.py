@@ -12,7 +12,10 @@ from psycopg.conninfo import conninfo_to_dict
 from typer.testing import CliRunner
 
 from calotype.ops.cli import app
-from calotype.ops.settings import SettingsError
+from calotype.ops.remembering import places_of, remember
+from calotype.ops.serving import prepare
+from calotype.ops.settings import SettingsError, load_settings
+from calotype.ops.wiring import recorder_of, stores_of
 
 SERVE = ("serve", "--listen", "127.0.0.1:0")
 CHECK = ("config", "check")
@@ -150,3 +153,17 @@ def test_missing_rights_are_named(tmp_path: Path, postgres_url: str) -> None:
             assert done.returncode == 0, done.stderr
         finally:
             connection.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+@pytest.mark.slow
+def test_the_check_finds_a_store_of_another_log(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        settings = load_settings(None, data=str(tmp_path / name))
+        prepare(settings)
+        recorder = recorder_of(settings)
+        for place in places_of(settings, stores_of(settings)):
+            remember(recorder, place)
+        recorder.close_now()
+    text = f'data = "one"\n[store]\ndirectory = "{tmp_path}/other/images"\n'
+    for said in refusals(tmp_path, text, CHECK):
+        assert "belongs to another event log" in said
