@@ -149,11 +149,13 @@ class Stand:
 
     async def end(self) -> None:
         """Stops all and throws the disk away."""
-        await self.disk.thaw()
-        await self.stop_services()
-        if self.database:
-            await asyncio.to_thread(self.database.kill)
-        self.disk.unmount()
+        try:
+            await self.disk.thaw()
+            await self.stop_services()
+        finally:
+            if self.database:
+                self.database.kill()
+            self.disk.unmount()
 
 
 def faketime_library() -> Path | None:
