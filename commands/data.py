@@ -191,17 +191,21 @@ async def _end(
     parts: Parts, cause: Cause, aggregate_id: UUID, upload_id: str, refusal: BaseException
 ) -> None:
     """Gives the upload up, and sees to it that nothing stays that it may have written."""
+    stray = (parts.default_store, aggregate_id, upload_id)
+    parts.strays.add(stray)
     image = await give_up_upload(parts, cause, aggregate_id, upload_id, _reason(refusal))
-    if all(blob.upload_id != upload_id for blob in image.blobs.values()):
-        # It was given up before, and removed as far as it was there: what came later is ours.
-        store = parts.default_store
-        url = parts.stores[store].url_of(f"{aggregate_id}-{upload_id}")
-        parts.strays.add((store, url))
+    if not _knows(image, upload_id):
         await remove_strays(parts)
-    elif not isinstance(refusal, Unavailable):
+        return
+    parts.strays.discard(stray)
+    if not isinstance(refusal, Unavailable):
         await remove_garbage(parts, image)
     elif not parts.garbage.full():
         parts.garbage.put_nowait(image)  # Nobody waits for a store that has just failed.
+
+
+def _knows(image: Image, upload_id: str) -> bool:
+    return any(blob.upload_id == upload_id for blob in image.blobs.values())
 
 
 async def give_up_upload(
@@ -256,12 +260,21 @@ async def remove_blob(parts: Parts, image: Image, blob: Blob) -> int:
 
 
 async def remove_strays(parts: Parts) -> None:
-    """Removes what this process has written too late; what a store refuses is tried again."""
-    for store, url in list(parts.strays):
+    """Removes what this process has written for uploads that were given up, and forgotten, before.
+
+    What log or store refuse is tried again the next time.
+    """
+    for stray in list(parts.strays):
+        store, aggregate_id, upload_id = stray
+        image = await parts.log.load(aggregate_id)
+        if image is not None and _knows(image, upload_id):
+            parts.strays.discard(stray)  # It is on record, so it is not forgotten.
+            continue
         driver = parts.stores[store]
         with suppress(stores.StoreError):
+            url = driver.url_of(f"{aggregate_id}-{upload_id}")
             await threads_of(driver).call(_clear, driver, url)
-            parts.strays.discard((store, url))
+            parts.strays.discard(stray)
 
 
 def _clear(driver: stores.Driver, url: str) -> bool:

@@ -71,8 +71,8 @@ class Parts:
     """Ids of the uploads that this process has under way."""
     garbage: "asyncio.Queue[Image]" = field(default_factory=lambda: asyncio.Queue(maxsize=1000))
     """Images with doomed bytes, for the sweeper; what does not fit it finds by itself later."""
-    strays: set[tuple[str, str]] = field(default_factory=set)
-    """Store and URL of what this process may have written for an image that has forgotten it."""
+    strays: set[tuple[str, UUID, str]] = field(default_factory=set)
+    """Store, image and upload of what this process may have written after it was given up."""
     retention_seconds: float = 0.0
     """How long a deleted image can be restored; 0: its data goes at once."""
     locations_shown: bool = False

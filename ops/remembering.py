@@ -20,6 +20,7 @@ from calotype.ops.settings import Settings, SettingsError
 from calotype.projections import epochs
 from calotype.projections.epochs import Head, NotAHead, OfAnotherLog, SetBack
 from calotype.stores.images.driver import Driver, StoreError
+from calotype.stores.images.threads import DaemonThreads
 from calotype.stores.log.log import LogUnavailable
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -135,29 +136,37 @@ class Rememberer:
         self._places = places
         self._written: dict[str, tuple[int, float]] = {}
         self._troubles: dict[str, str] = {}
+        # A store that hangs holds up neither the other places nor the end of the process.
+        self._threads = DaemonThreads(len(places), "remember")
 
     async def run(self) -> None:
         """Goes on until cancelled; trouble is logged once, and it is tried again."""
+        await asyncio.gather(*map(self._keep, self._places))
+
+    async def _keep(self, place: Place) -> None:
         while True:
-            await asyncio.to_thread(self.once)
+            await self._once_at(place)
             await asyncio.sleep(FILE_SECONDS)
+
+    async def _once_at(self, place: Place) -> None:
+        await asyncio.wrap_future(self._threads.submit(self.once, [place]))
 
     async def finish(self) -> None:
         """Remembers where the log stands at the end, unless that takes too long."""
         self._written.clear()
         try:
             async with asyncio.timeout(LAST_SECONDS):
-                await asyncio.to_thread(self.once)
+                await asyncio.gather(*map(self._once_at, self._places))
         except TimeoutError:
             log.warning("head not remembered in time")
 
-    def once(self) -> None:
-        """Writes to the places that are due."""
+    def once(self, places: Sequence[Place] | None = None) -> None:
+        """Writes to those of the places (None: all) that are due."""
         try:
             position = self._recorder.max_notification_id() or 0
         except LogUnavailable:
             return
-        for place in self._places:
+        for place in self._places if places is None else places:
             known, at = self._written.get(place.name, (-1, 0.0))
             if known == position or (known >= 0 and time.monotonic() < at + place.seconds):
                 continue

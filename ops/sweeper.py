@@ -202,6 +202,7 @@ class Sweeper:
         await remove_strays(self._parts)
 
     async def _sweep(self) -> None:
+        await self._look()  # Nothing is given up of a process that has come back meanwhile.
         swept = await sweep(self._parts, self._queries, self._is_gone)
         if swept != Swept():
             log.info("swept", uploads=swept.uploads_given_up, blobs=swept.blobs_removed)

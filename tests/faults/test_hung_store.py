@@ -73,10 +73,6 @@ def _put(service: Any, image_id: str, data: bytes) -> requests.Response:
     return requests.put(url, data=data, headers=headers, timeout=60)
 
 
-def _left(mount: Mount) -> list[Path]:
-    return [path for path in mount.behind.rglob("*") if path.is_file()]
-
-
 def test_a_file_system_that_hangs_holds_no_request_and_keeps_nothing(
     on_mount: Any, mount: Mount, uploading: ModuleType, until: Any
 ) -> None:
@@ -84,7 +80,7 @@ def test_a_file_system_that_hangs_holds_no_request_and_keeps_nothing(
     assert _put(on_mount, stored, b"x" * MIB * 3).status_code == 204
     slow = uploading.SlowUpload(on_mount, begun, 20 * MIB)
     slow.send(4 * MIB)
-    until(lambda: len(_left(mount)) == 2)
+    until(lambda: len(uploading.left(mount.behind)) == 2)
     mount.hang()
     slow.finish()
     assert slow.answer() == 503
@@ -95,7 +91,7 @@ def test_a_file_system_that_hangs_holds_no_request_and_keeps_nothing(
     assert requests.get(f"{url}/file", timeout=60).status_code == 503
     assert requests.delete(url, timeout=60).status_code == 204
     mount.go_on()
-    until(lambda: not _left(mount))
+    until(lambda: not uploading.left(mount.behind))
     assert _put(on_mount, later, b"small").status_code == 204
     assert requests.get(f"{on_mount.url}/v2/images/{later}/file", timeout=60).content == b"small"
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import requests
 
+from calotype.stores.images.keys import MARKER
+
 SHORT_LEASES = {
     "CALOTYPE_LEASES__PROCESS_SECONDS": "2",
     "CALOTYPE_LEASES__LEADER_SECONDS": "2",
@@ -29,7 +31,13 @@ def status(service: Any, image_id: str) -> str:
 
 def files(service: Any) -> list[Path]:
     """Everything that lies in the store, finished or not."""
-    return [path for path in (service.folder / "images").rglob("*") if path.is_file()]
+    return left(service.folder / "images")
+
+
+def left(folder: Path) -> list[Path]:
+    """The same for any directory of a store, whose marker does not count."""
+    found = folder.rglob("*")
+    return [path for path in found if not path.name.startswith(MARKER) and path.is_file()]
 
 
 class SlowUpload:
