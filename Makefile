@@ -60,6 +60,15 @@ tools:
 			echo "make test-long cuts a client off: sudo apt install iproute2"; \
 		fi; \
 	fi
+	@if ! command -v bindfs >/dev/null || ! command -v fusermount3 >/dev/null; then \
+		if [ "$$(id -u)" = 0 ]; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+				--no-install-recommends bindfs fuse3; \
+		else \
+			echo "The tests of stores that hang need FUSE: sudo apt install bindfs fuse3"; \
+			exit 1; \
+		fi; \
+	fi
 	@if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then \
 		if [ "$$(id -u)" = 0 ]; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \

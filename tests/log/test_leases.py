@@ -1,6 +1,7 @@
 """A lease has one holder at a time, and its epoch tells a new one from an old."""
 
 import asyncio
+import glob
 import os
 import subprocess
 import sys
@@ -94,9 +95,10 @@ def test_leases_on_sqlite_do_not_care_for_the_time_of_day(tmp_path: Path) -> Non
         "import asyncio, sys; from calotype.stores.log.opening import open_log; "
         "r = open_log(sys.argv[1]); asyncio.run(r.hold_lease('sweeper', 'early', 1.0))"
     )
-    ahead = {**os.environ, "FAKETIME": "+3h", "DONT_FAKE_MONOTONIC": "1"}
-    command = ["faketime", "--exclude-monotonic", "-f", "+3h", sys.executable, "-c", take, url]
-    subprocess.run(command, check=True, timeout=30, env=ahead)
+    (library,) = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+    ahead = {"LD_PRELOAD": library, "FAKETIME": "+3h", "DONT_FAKE_MONOTONIC": "1"}
+    command = [sys.executable, "-c", take, url]
+    subprocess.run(command, check=True, timeout=30, env=os.environ | ahead)
     assert asyncio.run(recorder.live_leases("sweeper")) <= {"early"}
     time.sleep(1.0)  # The lease's length: nothing else tells that it is over.
     assert asyncio.run(recorder.hold_lease("sweeper", "next", 15)) == 2
