@@ -12,6 +12,7 @@ import requests
 from minio import Minio
 
 from calotype.ops.backends.seaweedfs import SeaweedFS
+from calotype.stores.images.keys import MARKER
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +65,8 @@ def _keys(service: Any, s3: SeaweedFS) -> tuple[list[str], list[str]]:
     prefix = service.environment["CALOTYPE_STORE__PREFIX"]
     objects = client.list_objects("images", prefix=prefix, recursive=True)
     uploads = client._list_multipart_uploads("images", prefix=prefix).uploads
-    return [str(found.object_name) for found in objects], [u.object_name for u in uploads]
+    names = [str(found.object_name) for found in objects]
+    return [name for name in names if name != prefix + MARKER], [u.object_name for u in uploads]
 
 
 @pytest.mark.parametrize("size", [0, 3, (8 << 20) + 1, 21 << 20])
