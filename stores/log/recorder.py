@@ -198,13 +198,14 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         """
         if trouble := self._health.trouble(self.waiting_since):
             return trouble
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self.ping())
+        asking = self._asking
+        if asking is None or asking.done():
+            asking = self._asking = asyncio.create_task(self.ping())
         # Asked once for all who want to know, and not cancelled: a late answer is an answer.
-        done, _ = await asyncio.wait((self._asking,), timeout=self._options.late_seconds)
+        done, _ = await asyncio.wait((asking,), timeout=self._options.late_seconds)
         if not done:
             return f"no answer within {self._options.late_seconds:g} seconds"
-        error = self._asking.exception()
+        error = asking.exception()
         return None if error is None else str(error)
 
     @abstractmethod
