@@ -18,6 +18,8 @@ from calotype.stores.log.sqlite_reserve import is_full
 _STEPS_BETWEEN_LOOKS = 10_000
 """Steps of SQLite's machine, less than a millisecond, after which a read asks for its deadline."""
 
+_CONNECTING = threading.Lock()
+
 sqlite3.register_adapter(UUID, str)  # Ids are text in SQLite.
 
 
@@ -64,8 +66,12 @@ def make_private(path: str) -> None:
 
     SQLite gives the other files the permissions of the first. Who let a group read them, for
     backups, say, keeps that; files that all may read, as they were made once, are closed.
+
+    A file that is there is never opened: closing it would drop the locks that SQLite holds on it
+    in this process. So nobody may be connecting meanwhile, either.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     for name in (path, f"{path}-wal", f"{path}-shm"):
         with suppress(FileNotFoundError, PermissionError):
             if os.stat(name).st_mode & 0o007:
@@ -128,8 +134,9 @@ class ThreadConnections:
         if mine is None:
             try:
                 Path(self.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                make_private(self.path)
-                mine = self._new()
+                with _CONNECTING:
+                    make_private(self.path)
+                    mine = self._new()
             except (sqlite3.Error, OSError) as error:
                 raise LogUnavailable(f"cannot open {self._name}: {error}") from None
             with self._open_lock:
