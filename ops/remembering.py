@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,53 +130,58 @@ def remember(recorder: GroupCommitRecorder, place: Place, *, adopt: bool = False
 
 
 class Rememberer:
-    """Remembers the head of the log while a process serves."""
+    """Remembers the head of the log while a process serves.
+
+    Each place has a thread of its own, which nothing waits for: a store may hang.
+    """
 
     def __init__(self, recorder: GroupCommitRecorder, places: Sequence[Place]) -> None:
         self._recorder = recorder
         self._places = places
-        self._written: dict[str, tuple[int, float]] = {}
-        self._troubles: dict[str, str] = {}
-        # A store that hangs holds up neither the other places nor the end of the process.
         self._threads = DaemonThreads(len(places), "remember")
+        self._running: dict[str, Future[None]] = {}
+        self._written: dict[str, tuple[int, float]] = {}
+        self._troubles: dict[str, str | None] = {}
 
     async def run(self) -> None:
         """Goes on until cancelled; trouble is logged once, and it is tried again."""
-        await asyncio.gather(*map(self._keep, self._places))
-
-    async def _keep(self, place: Place) -> None:
         while True:
-            await self._once_at(place)
+            self._begin()
             await asyncio.sleep(FILE_SECONDS)
-
-    async def _once_at(self, place: Place) -> None:
-        await asyncio.wrap_future(self._threads.submit(self.once, [place]))
 
     async def finish(self) -> None:
         """Remembers where the log stands at the end, unless that takes too long."""
-        self._written.clear()
-        try:
-            async with asyncio.timeout(LAST_SECONDS):
-                await asyncio.gather(*map(self._once_at, self._places))
-        except TimeoutError:
-            log.warning("head not remembered in time")
+        end = asyncio.get_running_loop().time() + LAST_SECONDS
+        for again in (False, True):  # What runs now may have looked at the log before the end.
+            if again:
+                self._written.clear()
+                self._begin()
+            running = [asyncio.wrap_future(job) for job in self._running.values()]
+            if running:
+                left_seconds = end - asyncio.get_running_loop().time()
+                await asyncio.wait(running, timeout=max(0.0, left_seconds))
 
-    def once(self, places: Sequence[Place] | None = None) -> None:
-        """Writes to those of the places (None: all) that are due."""
+    def _begin(self) -> None:
+        for place in self._places:
+            job = self._running.get(place.name)
+            if job is None or job.done():
+                self._running[place.name] = self._threads.submit(self._look_after, place)
+
+    def _look_after(self, place: Place) -> None:
+        """Writes to the place if it is due."""
         try:
             position = self._recorder.max_notification_id() or 0
         except LogUnavailable:
             return
-        for place in self._places if places is None else places:
-            known, at = self._written.get(place.name, (-1, 0.0))
-            if known == position or (known >= 0 and time.monotonic() < at + place.seconds):
-                continue
-            trouble = self._remembered(place)
-            if trouble is None:
-                self._written[place.name] = (position, time.monotonic())
-            elif self._troubles.get(place.name) != trouble:
-                log.warning("head not remembered", place=place.name, problem=trouble)
-            self._troubles[place.name] = trouble or ""
+        known, at = self._written.get(place.name, (-1, 0.0))
+        if known == position or (known >= 0 and time.monotonic() < at + place.seconds):
+            return
+        trouble = self._remembered(place)
+        if trouble is None:
+            self._written[place.name] = (position, time.monotonic())
+        elif self._troubles.get(place.name) != trouble:
+            log.warning("head not remembered", place=place.name, problem=trouble)
+        self._troubles[place.name] = trouble
 
     def _remembered(self, place: Place) -> str | None:
         try:

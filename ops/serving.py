@@ -78,9 +78,10 @@ def _check_stores(settings: Settings, recorder: GroupCommitRecorder) -> None:
     """Raises SettingsError unless the stores can be used and belong to this log as it is."""
     stores = wiring.stores_of(settings)
     try:
-        for driver in stores.values():
-            asyncio.run(threads_of(driver).call(driver.check))
-        check_log(recorder, places_of(settings, stores))
+        for name, driver in stores.items():
+            threads = threads_of(driver)
+            asyncio.run(threads.call(driver.check))
+            asyncio.run(threads.call(check_log, recorder, places_of(settings, {name: driver})))
     except StoreError as error:
         raise SettingsError(f"store: {error}") from None
     finally:
