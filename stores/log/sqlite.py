@@ -5,6 +5,7 @@ queries run on the event loop's thread, because they take less time than handing
 """
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -71,12 +72,20 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     def _write_batch(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
         outcomes: list[tuple[Append, Outcome]] = []
-        if self._reserve.is_spent():
+        if self._is_full():
             outcomes = [(one, LogUnavailable(NO_SPACE)) for one in batch if not one.makes_room]
             batch = [append for append in batch if append.makes_room]
         while batch:
+            written: list[tuple[Append, Outcome]] = []
             try:
-                outcomes += self._write_together(batch)
+                with self._connections.transaction() as connection:
+                    position = _last_position(connection)
+                    for append in batch:
+                        outcome = write_append(connection, append, position)
+                        written.append((append, outcome))
+                        if isinstance(outcome, list):
+                            position += len(outcome)
+                outcomes += written
                 break
             except (sqlite3.Error, LogUnavailable) as error:
                 # Nothing of the batch is there: the disk is full, say, or the file is gone.
@@ -91,16 +100,8 @@ class SQLiteRecorder(GroupCommitRecorder):
             self.commits.notify_all()
         return outcomes
 
-    def _write_together(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
-        outcomes: list[tuple[Append, Outcome]] = []
-        with self._connections.transaction() as connection:
-            position = _last_position(connection)
-            for append in batch:
-                outcome = write_append(connection, append, position)
-                outcomes.append((append, outcome))
-                if isinstance(outcome, list):
-                    position += len(outcome)
-        return outcomes
+    def _is_full(self) -> bool:
+        return os.path.exists(self._reserve.spent)
 
     def _note_damage(self, error: BaseException) -> None:
         if is_damage(error):
@@ -230,10 +231,8 @@ class SQLiteRecorder(GroupCommitRecorder):
         return self._connections.snapshot()
 
     async def ping(self) -> None:
-        if self._damage is not None:
-            raise LogUnavailable(self._damage)
-        if self._reserve.is_spent():
-            raise LogUnavailable(NO_SPACE)
+        if trouble := self._damage or (NO_SPACE if self._is_full() else None):
+            raise LogUnavailable(trouble)
         self._connections.select("SELECT 1", {})
 
     def subscribe(

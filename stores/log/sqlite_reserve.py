@@ -42,37 +42,43 @@ class Reserve:
         """`path` is that of the database; 0 bytes: nothing is kept. Makes nothing: `fill` does."""
         self._size_bytes = size_bytes
         self._whole = f"{path}.reserve"
-        self._spent = f"{path}.reserve-spent"
-
-    def is_spent(self) -> bool:
-        """Whether some of it was given back, so that the disk is, or just was, full."""
-        return os.path.exists(self._spent)
+        self.spent = f"{path}.reserve-spent"
+        """The file that is there while some of it is given back: the disk is, or just was, full."""
 
     def spend(self) -> bool:
         """Gives a step of it back to the disk; False when nothing is left."""
         with suppress(FileNotFoundError):
-            os.rename(self._whole, self._spent)
+            os.rename(self._whole, self.spent)
         try:
-            size_bytes = os.stat(self._spent).st_size
+            size_bytes = os.stat(self.spent).st_size
             if size_bytes == 0:
                 return False
-            os.truncate(self._spent, max(0, size_bytes - STEP_BYTES))
+            os.truncate(self.spent, max(0, size_bytes - STEP_BYTES))
             return True
         except OSError:
             return False
 
     def fill(self) -> None:
         """Makes it whole where the disk has that room, and as much again."""
-        if not self._size_bytes or os.path.exists(self._whole):
+        if not self._size_bytes:
+            self._forget()
             return
+        if os.path.exists(self._whole):
+            return
+        spent = os.path.exists(self.spent)
         try:
-            held_bytes = os.stat(self._spent).st_size if self.is_spent() else 0
+            held_bytes = os.stat(self.spent).st_size if spent else 0
             disk = os.statvfs(os.path.dirname(self._whole) or ".")
             if disk.f_bavail * disk.f_frsize < 2 * self._size_bytes - held_bytes:
                 return
-            self._allocate(self._spent if self.is_spent() else f"{self._whole}.{os.getpid()}")
+            self._allocate(self.spent if spent else f"{self._whole}-new")
         except OSError:
             return  # Somebody else took the room, or made it whole.
+
+    def _forget(self) -> None:
+        for path in (self._whole, self.spent):
+            with suppress(OSError):
+                os.unlink(path)
 
     def _allocate(self, path: str) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -80,7 +86,7 @@ class Reserve:
             os.posix_fallocate(descriptor, 0, self._size_bytes)
             os.rename(path, self._whole)
         except OSError:
-            if path != self._spent:
+            if path != self.spent:
                 os.unlink(path)
             raise
         finally:
