@@ -9,7 +9,7 @@ from calotype.stores.log.log import Append, Fence, Fenced, Outcome
 from calotype.stores.log.recorder import conflict
 from calotype.stores.log.sqlite_reserve import is_trouble
 from calotype.stores.log.sqlite_rows import insert_statement, replace_rows
-from calotype.stores.log.tables import Change, Count, Put, adding, on_conflict
+from calotype.stores.log.tables import Change, Count, Put, Replace, adding, on_conflict
 
 _INSERT_EVENT = (
     "INSERT INTO stored_events"
@@ -81,7 +81,10 @@ def write_append(connection: sqlite3.Connection, append: Append, position: int) 
         if append.tracking is not None:
             _track(connection, append.tracking)
         for change in append.changes:
-            write_change(connection, change)
+            if isinstance(change, Replace):
+                replace_rows(connection, change)
+            else:
+                write_change(connection, change)
     except Exception as error:
         if not connection.in_transaction or is_trouble(error):
             raise  # A full disk ends the whole transaction, not only the savepoint.

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 ROOMS = ("commands", "projections", "stores", "http", "ops")
-MOST_FILES, MOST_CALLS, DEEPEST_STACK = 25, 355, 7
+MOST_FILES, MOST_CALLS, DEEPEST_STACK = 26, 355, 7
 """Over all threads, parts of a function such as comprehensions being no calls of their own. Of
 Glance these are 24, 970 and 18, without its database."""
 LEAST_CALLS = 150
