@@ -17,6 +17,7 @@ def _faults(ledger: Path, *options: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_twenty_rounds_of_all_kinds_of_fault_leave_the_ledger_clean(tmp_path: Path) -> None:
     _faults(tmp_path / "ledger.ndjson", "--seed", "quick", "--rounds", "10", "--stands", "4")
 

@@ -5,6 +5,7 @@ Ends with 1 when anything was lost, doubled, wrong, stuck or left behind.
 
 import argparse
 import asyncio
+import functools
 import itertools
 import secrets
 import signal
@@ -47,8 +48,11 @@ def _options() -> argparse.Namespace:
 async def _run(options: argparse.Namespace, folder: Path, ledger: Ledger) -> None:
     running = asyncio.current_task()
     assert running is not None
-    # Disks have to be unmounted and services stopped, however this ends.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    # Disks have to be unmounted and services stopped, however this ends; once, because what cleans
+    # up would be broken off by a second signal.
+    cancel = functools.cache(running.cancel)
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(stop, cancel)
     async with asyncio.TaskGroup() as lives:
         for log in _logs(options):
             planned = plan(options.seed, log, options.kind or _kinds(log))
@@ -95,14 +99,14 @@ def main() -> int:
     ledger = Ledger(options.ledger, _remark(options))
     try:
         uvloop.run(_run(options, folder, ledger))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         print("stopped before the end", file=sys.stderr)
         return 1
     finally:
         ledger.close()
         print(ledger.table())
-    if not options.keep:
-        folder.rmdir()
+        if not options.keep:
+            folder.rmdir()
     return 0 if ledger.is_clean else 1
 
 

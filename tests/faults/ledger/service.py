@@ -89,6 +89,11 @@ class Service:
         send(signal.SIGKILL, [pid])
         await _gone([pid])
 
+    def kill_now(self) -> None:
+        """The same for what is left at the end, without waiting."""
+        if self._process is not None and self._process.returncode is None:
+            send(signal.SIGKILL, [self.pid, *self.workers()])
+
     async def stop(self) -> None:
         """Stops it as an operator would, or by force if that takes too long."""
         if self._process is None or self._process.returncode is not None:

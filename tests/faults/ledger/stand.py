@@ -153,6 +153,8 @@ class Stand:
             await self.disk.thaw()
             await self.stop_services()
         finally:
+            for service in self.services:
+                service.kill_now()
             if self.database:
                 self.database.kill()
             self.disk.unmount()
