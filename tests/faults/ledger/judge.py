@@ -87,11 +87,15 @@ class Judge:
         answer = await self._get(f"/v2/images/{image_id}")
         if answer is None:
             return None
-        if answer.status == 404:
+        if answer.status != 200:
             return State(), "gone"
         image: dict[str, Any] = answer.json
         members = await self._get(f"/v2/images/{image_id}/members")
         if members is None:
+            return None
+        if members.status != 200:
+            text = f"{image_id} is shown, but its members are {members.status}"
+            self.findings.append(("lost", text))
             return None
         state = State(
             exists=True,
