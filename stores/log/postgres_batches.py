@@ -56,8 +56,8 @@ _TRACK = (
 )
 # Shared, so that whoever takes the lease over waits until this transaction is over.
 STANDS = "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE"
-# Of a server whose waits were cut short (a statement's time-out cancels a commit that waits for its
-# standby, and reports it as done) or that left the lock to a session that hangs.
+# The server ends sessions that hang with the lock, and those that wait for it and were given up.
+# Whatever a role's own settings are, only our clock ends a batch that goes on.
 _LIMITS = (
     "SELECT set_config('statement_timeout', '0', {local}), "
     "set_config('lock_timeout', '{milliseconds}', {local}), "
