@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 from uuid import UUID
@@ -84,6 +84,8 @@ class Api:
     json_body_bytes: int = 4 << 20
     default_limit: int = 25
     max_limit: int = 1000
+    list_bounds: dict[str, int] = field(default_factory=dict)
+    """How many filters a list takes; see `parse_list`."""
     direct_url_shown: bool = False
     public_endpoint: str = ""
     proxies: Proxies | None = None

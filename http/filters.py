@@ -1,9 +1,9 @@
 """The query string of `GET /v2/images`: its grammar, its errors, and the links of a page."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from calotype.commands.errors import Invalid
 from calotype.http.paths import link
@@ -21,14 +21,23 @@ _TIME = ("created_at", "updated_at")
 _TIME_OPERATORS = ("gt", "gte", "lt", "lte", "eq", "neq")
 _REPEATABLE = ("tag", "sort", "sort_key", "sort_dir")
 _LONGEST_VALUE = 4096
+_Given = TypeVar("_Given")
 _QUOTED_VALUE = re.compile(r'"((?:[^"\\]|\\.)*)"|([^",]*)', re.DOTALL)
 _OFFSET_WITHOUT_SIGN = re.compile(r"(.+[T ].+) ([0-9]{2}(?::?[0-9]{2})?)", re.DOTALL)
 
 
 def parse_list(
-    parameters: Iterable[tuple[str, str]], *, default_limit: int = 25, max_limit: int = 1000
+    parameters: Iterable[tuple[str, str]],
+    *,
+    default_limit: int = 25,
+    max_limit: int = 1000,
+    most_filters: int = 20,
+    most_values: int = 256,
 ) -> ListQuery:
-    """What a list request asks for. Raises Invalid naming the parameter and the fix."""
+    """What a list request asks for, with at most so many filters of a kind, and values of `in:`.
+
+    Raises Invalid naming the parameter and the fix.
+    """
     limit, marker, visibility, member_status, hidden = default_limit, None, None, "accepted", False
     tags: list[str] = []
     filters: list[Filter] = []
@@ -53,6 +62,16 @@ def parse_list(
             raise Invalid("Parameter 'changes-since' is not supported; use updated_at=gte:TIME.")
         elif name != "deleted" and not _column_filter(name, value, filters):
             properties.append((name, value))
+    tags, filters, properties = _distinct(tags), _distinct(filters), _distinct(properties)
+    _check_number("tag", tags, most_filters)
+    _check_number("custom property", properties, most_filters)
+    _check_number("attribute", filters, most_filters)
+    for condition in filters:
+        if len(condition.values) > most_values:
+            raise Invalid(
+                f"Parameter '{condition.column}': in: takes at most {most_values} values "
+                "(limits.filter_values)."
+            )
     return ListQuery(
         limit=min(limit, max_limit),
         marker=marker,
@@ -60,7 +79,7 @@ def parse_list(
         visibility=visibility,
         member_status=member_status,
         hidden=hidden,
-        tags=tuple(dict.fromkeys(tags)),
+        tags=tuple(tags),
         filters=tuple(filters),
         properties=tuple(properties),
     )
@@ -72,6 +91,18 @@ def _last_of_each(parameters: Iterable[tuple[str, str]]) -> list[tuple[str, str]
     for number, (name, value) in enumerate(parameters):
         counting[number if name in _REPEATABLE else name] = (name, value)
     return list(counting.values())
+
+
+def _distinct(given: list[_Given]) -> list[_Given]:
+    return list(dict.fromkeys(given))
+
+
+def _check_number(kind: str, given: Sequence[object], most: int) -> None:
+    if len(given) > most:
+        raise Invalid(
+            f"A list takes at most {most} filters by {kind} (limits.list_filters); "
+            f"there are {len(given)}."
+        )
 
 
 def page_links(

@@ -61,8 +61,12 @@ async def index(request: web.Request) -> web.Response:
     check_text(parameters)
     moment = await api.moments.at(_only("as_of", parameters), "as_of")
     rest = [pair for pair in parameters if pair[0] != "as_of"]
-    query = parse_list(rest, default_limit=api.default_limit, max_limit=api.max_limit)
-    page = await api.queries.page(query, actor, moment, readable=readable)
+    query = parse_list(
+        rest, default_limit=api.default_limit, max_limit=api.max_limit, **api.list_bounds
+    )
+    page = await api.queries.page(
+        query, actor, moment, readable=readable, gone=lambda: request.transport is None
+    )
     as_of = (await api.moments.positions()).encode(moment.position)
     # The links name the position, because a time of now would mean another moment later.
     first, following = page_links([*rest, ("as_of", as_of)], page.next_marker, LIST)

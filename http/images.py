@@ -56,9 +56,13 @@ async def index(request: web.Request) -> web.Response:
     require_call(actor, "get_images")
     parameters = list(request.query.items())
     check_text(parameters)
-    query = parse_list(parameters, default_limit=api.default_limit, max_limit=api.max_limit)
+    query = parse_list(
+        parameters, default_limit=api.default_limit, max_limit=api.max_limit, **api.list_bounds
+    )
     readable = readable_by(actor)
-    page = await api.queries.page(query, actor, readable=readable)
+    page = await api.queries.page(
+        query, actor, readable=readable, gone=lambda: request.transport is None
+    )
     first, following = page_links(parameters, page.next_marker)
     if api.direct_url_shown or api.parts.locations_shown or readable is not None:
         documents = shown_page(api, actor, page, readable)

@@ -31,6 +31,8 @@ class Http(_Table):
     """Images on a page when the client names no limit."""
     max_limit: int = Field(1000, ge=1)
     """Images on a page at most."""
+    page_bytes: int = Field(16 << 20, ge=1 << 20)
+    """A page of a list ends, with a link to the next one, before its images together are larger."""
     show_image_direct_url: bool = False
     """Show direct_url in images."""
     show_multiple_locations: bool = False

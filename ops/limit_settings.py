@@ -28,6 +28,10 @@ class Limits(BaseModel):
     image_document_bytes: int = Field(1 << 20, ge=-1)
     """Bytes of all that one image holds beside its data, as JSON: its properties and tags; apart
     from these its locations with their metadata; and the names of its members, former ones too."""
+    list_filters: int = Field(20, ge=1)
+    """Filters of one list by tags; as many by custom properties, and by other attributes."""
+    filter_values: int = Field(256, ge=1)
+    """Values that `in:` of one filter takes."""
     user_storage: str = "0"
     """Image data of one project: a number with B, KB, MB, GB or TB (of 1024); 0 = no limit."""
     project_images: int = Field(-1, ge=-1)

@@ -216,7 +216,7 @@ def api_of(settings: Settings, parts: Parts) -> Api:
     consumers = Consumers(recorder, feed)
     return Api(
         parts=parts,
-        queries=Queries(recorder),
+        queries=Queries(recorder, settings.http.page_bytes),
         moments=Moments(recorder),
         feed=feed,
         consumers=consumers,
@@ -227,6 +227,10 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         json_body_bytes=settings.http.json_body_bytes,
         default_limit=settings.http.default_limit,
         max_limit=settings.http.max_limit,
+        list_bounds={
+            "most_filters": settings.limits.list_filters,
+            "most_values": settings.limits.filter_values,
+        },
         direct_url_shown=settings.http.show_image_direct_url,
         public_endpoint=settings.http.public_endpoint.rstrip("/"),
         proxies=_proxies_of(settings),

@@ -27,10 +27,14 @@ Driver = Filter | Tagged
 
 
 def drivers(query: ListQuery) -> list[Driver]:
-    """The conditions that an index answers, of which one may leave few rows."""
+    """The conditions that an index answers, of which one may leave few rows.
+
+    A filter by the key of the order is none: it says where the list begins and ends.
+    """
+    sorted_by = query.sort[0][0]
     tagged = [Tagged(None, tag) for tag in query.tags]
     tagged += [Tagged(name, value) for name, value in query.properties]
-    return [*tagged, *(condition for condition in query.filters if order_of_index(condition))]
+    return [*tagged, *(c for c in query.filters if order_of_index(c) and c.column != sorted_by)]
 
 
 def is_rare(driver: Driver | None) -> bool:

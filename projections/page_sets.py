@@ -1,7 +1,6 @@
 """The sets of images that a caller lists, each with the index that has it in order."""
 
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
 from typing import Any
 
 from calotype.commands.policy import Actor
@@ -21,7 +20,6 @@ from calotype.projections.tables import MEMBERS, PROPERTIES, TAGS
 
 BRANCHES_OF_VALUES = 8
 """So many values of `in:` are walked side by side; more are looked for otherwise."""
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 AGES = ("i.created_at", "i.id")
 
 
@@ -188,11 +186,13 @@ def _conditioned(
             values = tuple(dict.fromkeys(condition.values))
             walked = condition
         else:
-            # What a project accepted is as few as it wants.
-            accepted = branch.source and query.member_status == "accepted"
-            texts = branch.mostly if accepted else branch.asked
-            texts.append(column_condition(condition, statement))
-            branch.indexed += _born_before(condition, branch, key, statement)
+            text = column_condition(condition, statement)
+            if branch.source and query.member_status == "accepted":
+                # What a project accepted is as few as it wants. Spelled so that no index is taken
+                # for it: these images are found by their ids.
+                branch.mostly.append(f"({text}) IS TRUE")
+            else:
+                branch.asked.append(text)
     if not values:
         return [branch]
     # In the index of the value is no room for whether images are hidden.
@@ -228,22 +228,6 @@ def _is_walked_by(
     if "i.visibility = 'public'" in branch.indexed:
         return condition.column == "name"
     return "i.owner = " in branch.indexed[0] and condition.column in ("name", "status")
-
-
-def _born_before(condition: Filter, branch: Branch, key: str, statement: Statement) -> list[str]:
-    """Where a list by age may begin, if images changed last before a time are asked for.
-
-    An image is born before it changes, by any two clocks that differ by less than a day. Without
-    this a walk from the newest would pass by all that are younger.
-    """
-    if condition.column != "updated_at" or key != "created_at":
-        return []
-    if condition.operator not in ("lt", "lte", "eq"):
-        return []
-    time = datetime.strptime(str(condition.values[0]), _TIME)
-    if time.date() == date.max:
-        return []
-    return [f"{branch.ages[0]} <= {statement.bind((time + timedelta(days=1)).strftime(_TIME))}"]
 
 
 def visible(query: ListQuery, actor: Actor, statement: Statement) -> str:

@@ -12,15 +12,17 @@ from typing import Any
 from calotype.commands.errors import Unavailable
 from calotype.commands.policy import Actor
 from calotype.projections import walks
-from calotype.projections.listing import ListQuery, Moment
+from calotype.projections.listing import Filter, ListQuery, Moment
 from calotype.projections.page_drivers import Driver, is_impossible, is_rare
 from calotype.projections.page_drivers import drivers as drivers_of
 from calotype.projections.page_sets import has_order_of_sets
-from calotype.projections.pages import page_statement
+from calotype.projections.pages import DOCUMENT, page_statement
+from calotype.projections.tables import IMAGES
 from calotype.stores.log.log import ReadTooLong
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE_BYTES = 16 << 20
+_BEFORE_BIRTH = f"SELECT max(created_at) FROM {IMAGES.name} WHERE updated_at < created_at"
 LOOK_SECONDS = 0.25
 """How often a scan asks whether anybody still waits for it."""
 
@@ -70,6 +72,7 @@ class PageSteps:
         """The same for the present, read in steps of which all but the last are bounded."""
         if is_impossible(query):
             return []
+        query = await self._born_before(query)
         drivers = drivers_of(query)
         walk = walks.walk(query, actor, after, drivers[0] if len(drivers) == 1 else None)
         if walk is not None and walk.bound is None:
@@ -97,6 +100,24 @@ class PageSteps:
         start = after if walk is None else ended
         return found + await self._scan(*page_statement(rest, actor, start), rest, gone)
 
+    async def _born_before(self, query: ListQuery) -> ListQuery:
+        """The same list, with what follows from when its images changed last.
+
+        An image is born before it changes. A list by age of what has not changed since a time
+        would otherwise begin with all that is younger. Only clocks that differ can have it the
+        other way round, and images for which they did are looked up.
+        """
+        until = [
+            str(condition.values[0])
+            for condition in query.filters
+            if condition.column == "updated_at" and condition.operator in ("lt", "lte", "eq")
+        ]
+        if not until or query.sort[0][0] != "created_at":
+            return query
+        [(latest,)] = await self._recorder.fetch(_BEFORE_BIRTH)
+        born = Filter("created_at", "lte", (max(min(until), latest or ""),))
+        return replace(query, filters=(*query.filters, born))
+
     async def _best_driver(
         self, query: ListQuery, actor: Actor, drivers: list[Driver]
     ) -> tuple[Driver | None, bool]:
@@ -123,14 +144,24 @@ class PageSteps:
     ) -> list[tuple[Any, ...]] | None:
         """The page, if the driver leaves few rows; otherwise None."""
         sql, parameters = walks.few_statement(query, actor, after, driver)
-        rows = await self._fetch(sql, parameters, query)
+        rows = await self._fetch(sql, parameters, query, document=1)
         if rows[0][0] > walks.few(query):
             return None
         return [row[1:] for row in rows if row[1] is not None]
 
     async def _fetch(
-        self, sql: str, parameters: dict[str, Any], query: ListQuery
+        self, sql: str, parameters: dict[str, Any], query: ListQuery, document: int = 0
     ) -> list[tuple[Any, ...]]:
+        """The rows of a bounded statement; `document` is the place of the document in each.
+
+        Where no document is larger than its share of a page, which is nearly always, the page
+        need not be measured.
+        """
+        share = {"share": self._page_bytes // (query.limit + 1)}
+        small = sql.replace(DOCUMENT, f"CASE WHEN length({DOCUMENT}) <= :share THEN {DOCUMENT} END")
+        rows = await self._recorder.fetch(small, {**parameters, **share}, heavy=True)
+        if all(row[document] is not None or row[document + 1] is None for row in rows):
+            return rows
         rows = await self._recorder.fetch(*self._within_bytes(sql, parameters, query), heavy=True)
         return [row[:-2] for row in rows]
 

@@ -30,6 +30,9 @@ SORT_EXPRESSIONS = {
 }
 """How each sort key is ordered: a missing value comes before all others."""
 
+DOCUMENT = "i.document"
+"""Where the document of a row comes from, in all statements for pages and nowhere else in them."""
+
 _COMPARISONS = {"eq": "=", "neq": "<>", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -94,7 +97,7 @@ def page_statement(
     order = ", ".join(f"s{n} {way}" for n, (_, way) in enumerate(query.sort))
     limit = f"LIMIT {query.limit + 1}"
     columns = ", ".join(
-        ["i.document", "i.id", "i.locations", "i.status"]
+        [f"{DOCUMENT} AS document", "i.id", "i.locations", "i.status"]
         + [f"{expression} AS s{n}" for n, expression in enumerate(expressions)]
     )
     inner = ", ".join(

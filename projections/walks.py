@@ -23,10 +23,17 @@ from calotype.projections.page_sets import (
     sets_of,
     visible,
 )
-from calotype.projections.pages import SORT_EXPRESSIONS, Statement, beyond, column_condition, having
+from calotype.projections.pages import (
+    DOCUMENT,
+    SORT_EXPRESSIONS,
+    Statement,
+    beyond,
+    column_condition,
+    having,
+)
 from calotype.projections.tables import IMAGES
 
-FEW_PAGES, WALKED_PAGES = 30, 14
+FEW_PAGES, WALKED_PAGES = 22, 22
 """How many rows count as few, and how many a walk looks at, in pages of the caller's size."""
 SMALLEST_PAGE, LARGEST_PAGE = 26, 1001
 
@@ -177,7 +184,7 @@ def order_of(query: ListQuery, keys: Sequence[str] = ()) -> str:
 
 
 def _columns(keys: Sequence[str]) -> str:
-    columns = ["i.document", "i.id", "i.locations", "i.status"]
+    columns = [f"{DOCUMENT} AS document", "i.id", "i.locations", "i.status"]
     return ", ".join([*columns, *(f"{key} AS s{n}" for n, key in enumerate(keys))])
 
 

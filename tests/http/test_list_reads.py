@@ -102,10 +102,10 @@ SINGLES = [
     ("member_status", "rejected"),
     ("member_status", "all"),
     *[
-        (name, f"{operator}:2026-{day}T00:00:00Z")
+        (name, f"{operator}:2026-{day}:00:00Z")
         for name in ("created_at", "updated_at")
         for operator in ("gt", "gte", "lt", "lte", "eq", "neq")
-        for day in ("01-02", "02-20", "04-10")
+        for day in ("01-01T06", "02-20T00", "04-10T18")
     ],
     ("tag", "common"),
     ("tag", "rare"),
@@ -123,7 +123,7 @@ def _image(number: int, images: int) -> Image:
     def choose(*choices: tuple[int, Any]) -> Any:
         return chance.choices([c[1] for c in choices], [c[0] for c in choices])[0]
 
-    visibility = choose((5, "public"), (3, "community"), (200, "private"), (792, "shared"))
+    visibility = choose((3, "public"), (3, "community"), (200, "private"), (794, "shared"))
     fields = {
         "name": choose((25, "common"), (974, f"image-{number}"), (1, None)),
         "visibility": visibility,
@@ -152,7 +152,7 @@ def _image(number: int, images: int) -> Image:
     image.changed_on = born + timedelta(seconds=chance.randrange(3600))
     image.status = choose((947, "active"), (50, "queued"), (1, "deactivated"), (2, "saving"))
     if image.status == "active":
-        image.size = chance.randrange(1_000_000) if number % 99 else 12345
+        image.size = chance.randrange(1_000_000) if number % 999 else 12345
         image.virtual_size = image.size * 2
         image.checksum = f"{number % 9000:032x}"
         image.os_hash_algo = "sha512" if chance.random() < 0.995 else "sha256"
@@ -207,8 +207,9 @@ class Counted:
         self._world = world
 
     async def fetch(
-        self, sql: str, values: dict[str, Any], *, heavy: bool = False, scan: bool = False
+        self, sql: str, values: dict[str, Any] | None = None, *, heavy: bool = False, scan: bool = False
     ) -> list[tuple[Any, ...]]:
+        values = values or {}
         reads = self._world.reads(sql, values, scan)
         if scan:
             self._world.scanned += reads

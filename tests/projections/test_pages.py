@@ -32,7 +32,7 @@ SORT_KEYS = ("name", "status", "disk_format", "size", "id", "created_at", "updat
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-async def world(request: Any, tmp_path: Any) -> AsyncIterator[tuple[Queries, list[Image]]]:
+async def world(request: Any, tmp_path: Any) -> AsyncIterator[tuple[Any, list[Image]]]:
     """Sixty images of all kinds, through the ordinary write path."""
     url = (
         f"sqlite:///{tmp_path / 'log.sqlite'}"
@@ -46,7 +46,7 @@ async def world(request: Any, tmp_path: Any) -> AsyncIterator[tuple[Queries, lis
     images = [_make(random.Random(seed)) for seed in range(60)]
     for image in images:
         await log.create(image)
-    yield Queries(recorder), images
+    yield recorder, images
     await recorder.close()
 
 
@@ -213,14 +213,21 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("bounds", [(8, 16, 26), (1, 1, 1), (1, 3, 4), (0, 2, 1)])
+@pytest.mark.parametrize(
+    ("bounds", "page_bytes"),
+    [((30, 14, 26), 1 << 20), ((1, 1, 1), 900), ((1, 3, 4), 1 << 20), ((0, 2, 1), 2500)],
+)
 async def test_walking_page_by_page_gives_the_whole_list_in_order(
-    world: Any, bounds: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    world: Any, bounds: tuple[int, int, int], page_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of the steps finds the page: with tight bounds most lists go through all."""
+    """Whichever of the steps finds the page: with tight bounds most lists go through all.
+
+    And wherever a page is cut because its documents are large.
+    """
     for name, bound in zip(("FEW_PAGES", "WALKED_PAGES", "SMALLEST_PAGE"), bounds, strict=True):
         monkeypatch.setattr(walks, name, bound)
-    queries, images = world
+    recorder, images = world
+    queries = Queries(recorder, page_bytes)
     for number, query in enumerate(_queries()):
         for name, actor in CALLERS.items():
             walked: list[str] = []
@@ -228,6 +235,10 @@ async def test_walking_page_by_page_gives_the_whole_list_in_order(
             for _ in range(200):
                 page = await queries.page(_with_marker(query, marker), actor)
                 walked += [_id(row) for row in page.images]
+                size = sum(len(row[0]) for row in page.images)
+                assert size <= page_bytes or len(page.images) == 1
+                short = len(page.images) < query.limit and page.next_marker is not None
+                assert not short or size > page_bytes - 1500, "cut without need"
                 marker = page.next_marker
                 if marker is None:
                     break
@@ -247,7 +258,8 @@ def _id(row: tuple[str, str, str]) -> str:
 
 
 async def test_an_unknown_marker_is_invalid_and_a_foreign_one_forbidden(world: Any) -> None:
-    queries, images = world
+    recorder, images = world
+    queries = Queries(recorder)
     for marker in (str(uuid.uuid4()), "nonsense"):
         with pytest.raises(Invalid, match="marker"):
             await queries.page(ListQuery(limit=1, marker=marker), CALLERS["p1"])
@@ -261,7 +273,7 @@ async def test_an_unknown_marker_is_invalid_and_a_foreign_one_forbidden(world: A
 
 
 async def test_values_that_no_row_can_hold_match_nothing(world: Any) -> None:
-    queries, _ = world
+    queries = Queries(world[0])
     for condition in (Filter("id", "eq", ("no uuid",)), Filter("size", "gte", (2**70,))):
         page = await queries.page(ListQuery(limit=5, filters=(condition,)), CALLERS["admin"])
         assert page.images == []
