@@ -208,7 +208,8 @@ async def open_cloud(log_url: str, tmp_path: Path) -> AsyncIterator[OpenCloud]:
 
         async def start(**tables: Any) -> Cloud:
             tables.setdefault("identity", {"kind": "none"})
-            settings = Settings(data=str(tmp_path), log={"url": log_url}, **tables)
+            tables["log"] = {"url": log_url, **tables.get("log", {})}
+            settings = Settings(data=str(tmp_path), **tables)
             recorder = recorder_of(settings)
             await asyncio.to_thread(migrate, recorder)
             stack.push_async_callback(recorder.close)

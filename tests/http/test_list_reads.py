@@ -6,6 +6,7 @@ of filters are asked for as an administrator, as a project that owns much, and a
 little. PostgreSQL says what it read (EXPLAIN), of SQLite the steps of its machine are counted.
 """
 
+import itertools
 import os
 import random
 import sqlite3
@@ -33,6 +34,10 @@ PAGE = 26
 """Rows that a page of the default size reads at least."""
 MOST = 50
 """How many times as many a single filter or sort may read."""
+MOST_OF_PAIRS = 120
+"""The same of the bounded steps of a pair, in which candidates are counted too."""
+SCANNED_SHARE = 0.2
+"""How many of the pairs may end in a scan, which docs/lists.md tells of."""
 FEW_IMAGES = 20_000
 MANY_IMAGES = 100_000
 PAIRS = 60
@@ -207,7 +212,12 @@ class Counted:
         self._world = world
 
     async def fetch(
-        self, sql: str, values: dict[str, Any] | None = None, *, heavy: bool = False, scan: bool = False
+        self,
+        sql: str,
+        values: dict[str, Any] | None = None,
+        *,
+        heavy: bool = False,
+        scan: bool = False,
     ) -> list[tuple[Any, ...]]:
         values = values or {}
         reads = self._world.reads(sql, values, scan)
@@ -348,3 +358,38 @@ async def test_single_filters_and_sorts_read_as_little_of_many_images(
     large_world: World, caller: str
 ) -> None:
     await _singles(large_world, caller)
+
+
+async def _pairs(world: World, caller: str, pairs: list[tuple[Any, ...]]) -> None:
+    scans = []
+    for parameters in pairs:
+        await world.ask(caller, *parameters)
+        assert world.bounded <= MOST_OF_PAIRS * PAGE, parameters
+        if world.scanned:
+            scans.append(parameters)
+    if "CALOTYPE_TEST_READS" in os.environ:
+        print(caller, "scans", len(scans), "of", len(pairs))
+        for parameters in scans[:12]:
+            print("   ", str(parameters)[:150])
+    assert len(scans) <= len(pairs) * SCANNED_SHARE, scans
+
+
+def _all_pairs() -> list[tuple[Any, ...]]:
+    ones = [(single,) for single in SINGLES]
+    pairs = [one + two for one, two in itertools.combinations(ones, 2) if one[0][0] != two[0][0]]
+    return pairs + [one + sort for one in ones for sort in SORTS]
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_pairs_are_bounded_until_they_scan_and_few_scan(world: World, caller: str) -> None:
+    chance = random.Random(os.environ.get("CALOTYPE_TEST_SEED", "7") + caller)
+    await _pairs(world, caller, chance.sample(_all_pairs(), PAIRS))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_all_pairs_of_many_images_are_bounded_until_they_scan(
+    large_world: World, caller: str
+) -> None:
+    await _pairs(large_world, caller, _all_pairs())
