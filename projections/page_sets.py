@@ -180,8 +180,9 @@ def _conditioned(
     values: tuple[Any, ...] = ()
     for condition in query.filters:
         if condition.operator != "neq" and condition.column == key:
-            text = column_condition(condition, statement)
-            branch.indexed.append(text.replace("i.created_at", branch.ages[0]))
+            for bound in _bounds(condition):
+                text = column_condition(bound, statement)
+                branch.indexed.append(text.replace("i.created_at", branch.ages[0]))
         elif not values and _is_walked_by(branch, condition, actor, driver, key):
             values = tuple(dict.fromkeys(condition.values))
             walked = condition
@@ -213,6 +214,16 @@ def _conditioned(
         for one in [Filter(walked.column, "eq", (value,))]
         if is_storable(walked.column, value)
     ]
+
+
+def _bounds(condition: Filter) -> list[Filter]:
+    """A filter by the key of the order as the ends of what is walked.
+
+    Of an equality SQLite knows how many rows it fits, and would rather sort these than walk.
+    """
+    if condition.operator != "eq":
+        return [condition]
+    return [Filter(condition.column, way, condition.values) for way in ("gte", "lte")]
 
 
 def _is_walked_by(
