@@ -178,6 +178,8 @@ class World:
         self.url, self.images = url, images
         self.recorder = open_log(url)
         self.recorder.migrate()
+        for table in TABLES:
+            self.recorder.fetch_now(f"DROP TABLE IF EXISTS {table.name}")
         self.recorder.create_tables([replace(table, indexes=()) for table in TABLES])
         rows: dict[str, list[tuple[Any, ...]]] = {table.name: [] for table in TABLES}
         for number in range(images):
