@@ -59,15 +59,16 @@ class Connection(RequestHandler):
                 # The parser takes versions that nobody here speaks, and would answer in them.
                 error = BadStatusLine("", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
                 self._messages[number] = (_ErrInfo(400, error, ""), EMPTY_PAYLOAD)
-        # Where a body turns out to be malformed, aiohttp queues a refusal behind the running
-        # request, and leaves that one to wait for the rest for ever.
-        running = self._current_request
-        if (
-            running is not None
-            and not running.content.is_eof()
-            and isinstance(self._messages[-1][0], _ErrInfo)
-        ):
-            running._cancel(RequestPayloadError("The body is malformed."))
+        if isinstance(self._messages[-1][0], _ErrInfo):
+            # aiohttp queues the refusal of a malformed body behind the request that it belongs to,
+            # and leaves that one to wait for the rest for ever.
+            bodies = [body for _, body in self._messages]
+            if self._current_request is not None:
+                bodies.append(self._current_request.content)
+            for body in bodies:
+                if not body.is_eof():
+                    body.set_exception(RequestPayloadError("The body is malformed."))
+                    body.feed_eof()  # There is no rest that aiohttp could wait for.
 
     def handle_error(
         self,

@@ -219,6 +219,27 @@ async def test_a_body_that_breaks_in_its_middle_is_400_and_not_waited_for(cloud:
     assert (await cloud.admin.show(image["id"]))["status"] == "queued"
 
 
+async def test_a_body_that_breaks_behind_another_request_is_not_waited_for(
+    cloud: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = await cloud.admin.create_bare()
+    reader, writer = await asyncio.open_connection("127.0.0.1", cloud.client.port)
+    after = (await cloud.admin("GET", "/log/v1/events")).headers["Calotype-Position"]
+    writer.write(f"GET /log/v1/events?after={after}&wait=1 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    writer.write(
+        f"PUT /v2/images/{image['id']}/file HTTP/1.1\r\nHost: x\r\n"
+        "Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
+    await writer.drain()
+    await asyncio.sleep(0.2)  # Two packets: the parser must have taken the head for good.
+    writer.write(b"5\r\nhello\r\nzz\r\n")
+    async with asyncio.timeout(15):
+        answers = await reader.read()
+    assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:3]] == [b"200", b"400"]
+    assert not [record for record in caplog.records if record.name.startswith("aiohttp")]
+    writer.close()
+
+
 async def test_no_answer_names_the_versions_of_our_libraries(cloud: Any) -> None:
     image = await cloud.admin.create_active(b"bytes")
     for path in ("/", "/v2/images", "/v2/nothing", "/log/v1", f"/v2/images/{image['id']}/file"):
