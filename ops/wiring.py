@@ -6,7 +6,6 @@ from pathlib import Path
 from calotype.commands.downloads import Downloads
 from calotype.commands.fields import Formats
 from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
-from calotype.commands.fields import Formats
 from calotype.commands.parts import Limits, Parts
 from calotype.commands.usage import USAGE
 from calotype.http.conversation import Api

@@ -323,6 +323,20 @@ async def test_the_healthcheck_is_as_load_balancers_know_it(cloud: Any) -> None:
     assert (answer.status, answer.json["reasons"]) == (503, ["DRAINING"])
 
 
+async def test_many_load_balancers_may_look_at_once(cloud: Any) -> None:
+    """Who asks while the answer for others is on its way does not take it from them."""
+    recorder = cloud.parts.log.recorder
+
+    async def looks(number: int) -> list[str | None]:
+        found = []
+        for turn in range(30):
+            await asyncio.sleep((number + turn) % 5 / 1000)
+            found.append(await recorder.trouble())
+        return found
+
+    assert not any(any(found) for found in await asyncio.gather(*map(looks, range(40))))
+
+
 # ---- what an operator chooses, and small things that are as in Glance ----
 
 
