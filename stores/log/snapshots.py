@@ -14,7 +14,7 @@ from eventsourcing.persistence import Mapper, StoredEvent
 
 from calotype.stores.log.tables import Column, Put, Table
 
-SNAPSHOT_EVENTS = 50
+SNAPSHOT_EVENTS = 32
 """A snapshot is written whenever an aggregate's version passes a multiple of this."""
 LARGE_BYTES = 256 << 10
 """And with every append of so many bytes, so that few bytes have to be read after a snapshot."""
