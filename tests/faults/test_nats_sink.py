@@ -85,7 +85,11 @@ def check_complete(log: Any, stream: Stream) -> None:
     assert sorted(numbers) == list(range(1, log.head() + 1))
     assert all(identity == event["id"] for _, identity, event in messages)
     prefix = stream.name.lower()
-    assert all(subject == f"{prefix}.{event['type']}.default" for subject, _, event in messages)
+    # Subjects have the short names of types.
+    assert all(
+        f"{prefix}.{event['type']}.default" == subject.replace(".image.", ".org.calotype.image.")
+        for subject, _, event in messages
+    )
     of_image: dict[str, list[int]] = {}
     for number, (_, _, event) in zip(numbers, messages, strict=True):
         of_image.setdefault(event["subject"], []).append(number)

@@ -98,9 +98,7 @@ def test_unknown_length_is_streamed(on_s3: Any) -> None:
     assert requests.get(url, timeout=60).content == b"".join(blocks)
 
 
-def test_a_kill_in_mid_upload_leaves_nothing(
-    on_s3: Any, s3: SeaweedFS, until: Any
-) -> None:
+def test_a_kill_in_mid_upload_leaves_nothing(on_s3: Any, s3: SeaweedFS, until: Any) -> None:
     image_id = _create(on_s3)
     connection = socket.create_connection(("127.0.0.1", on_s3.port), timeout=30)
     connection.sendall(
