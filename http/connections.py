@@ -77,7 +77,9 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if status >= 500:
+        if isinstance(exc, ConnectionError):  # Before any handler was asked, in `100 Continue`.
+            log.info("client vanished", peer=request.remote)
+        elif status >= 500:
             log.error("request failed", peer=request.remote, exc_info=exc)
         else:
             log.info("not HTTP", peer=request.remote, kind=type(exc).__name__)
