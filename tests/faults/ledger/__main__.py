@@ -8,6 +8,7 @@ import asyncio
 import functools
 import itertools
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def main() -> int:
         ledger.close()
         print(ledger.table())
         if not options.keep:
-            folder.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
     return 0 if ledger.is_clean else 1
 
 
