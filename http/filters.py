@@ -114,8 +114,10 @@ def page_links(
     """
     kept = [(name, value) for name, value in parameters if name != "marker"]
     first = link(path, kept)
-    following = None if next_marker is None else link(path, [*kept, ("marker", next_marker)])
-    return first, following
+    if next_marker is None:
+        return first, None
+    # Behind the same text: it may be long, and encoding it is dear.
+    return first, f"{first}{'&' if kept else '?'}{link('', [('marker', next_marker)])[1:]}"
 
 
 def _column_filter(name: str, value: str, filters: list[Filter]) -> bool:

@@ -7,6 +7,7 @@ own, a time after which it ends, and ends when its caller has gone.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from calotype.commands.errors import Unavailable
@@ -55,7 +56,7 @@ class PageSteps:
             sql, parameters = page_statement(query, actor, after, moment)
             if query.filters or query.tags or query.properties:
                 return await self._scan(sql, parameters, query, gone)
-            return await self._fetch(sql, parameters, query)
+            return await self._fetch(sql, parameters, query, search=False)
         except ReadTooLong:
             raise TooLong(
                 "This list took too long to find; ask for it by fewer or other filters, or by one "
@@ -76,7 +77,7 @@ class PageSteps:
         drivers = drivers_of(query)
         walk = walks.walk(query, actor, after, drivers[0] if len(drivers) == 1 else None)
         if walk is not None and walk.bound is None:
-            rows = await self._fetch(walk.sql, walk.parameters, query)
+            rows = await self._fetch(walk.sql, walk.parameters, query, search=False)
             return [row[:-1] for row in rows]
         driver, promising = await self._best_driver(query, actor, drivers)
         if promising and (walk is None or is_rare(driver)):
@@ -87,7 +88,7 @@ class PageSteps:
         found: list[tuple[Any, ...]] = []
         walk = walks.walk(query, actor, after, driver)
         if walk is not None:
-            rows = await self._fetch(walk.sql, walk.parameters, query)
+            rows = await self._fetch(walk.sql, walk.parameters, query, search=True)
             found = [row[:-2] for row in rows if row[-2]]
             if len(found) > query.limit or not rows or rows[-1][-1] != walk.bound:
                 return found
@@ -131,7 +132,7 @@ class PageSteps:
         if len(choices) <= 1:
             return (choices[0], True) if choices else (None, False)
         sql, parameters = walks.count_statement(query, actor, choices)
-        [counts] = await self._recorder.fetch(sql, parameters, heavy=True)
+        [counts] = await self._recorder.fetch(sql, parameters, search=True)
         fewest, best = min(zip(counts, range(len(choices)), strict=True))
         return choices[best], fewest <= walks.few(query)
 
@@ -144,25 +145,34 @@ class PageSteps:
     ) -> list[tuple[Any, ...]] | None:
         """The page, if the driver leaves few rows; otherwise None."""
         sql, parameters = walks.few_statement(query, actor, after, driver)
-        rows = await self._fetch(sql, parameters, query, document=1)
+        rows = await self._fetch(sql, parameters, query, document=1, search=True)
         if rows[0][0] > walks.few(query):
             return None
         return [row[1:] for row in rows if row[1] is not None]
 
     async def _fetch(
-        self, sql: str, parameters: dict[str, Any], query: ListQuery, document: int = 0
+        self,
+        sql: str,
+        parameters: dict[str, Any],
+        query: ListQuery,
+        document: int = 0,
+        *,
+        search: bool,
     ) -> list[tuple[Any, ...]]:
         """The rows of a bounded statement; `document` is the place of the document in each.
+
+        `search` is that of `GroupCommitRecorder.fetch`.
 
         Where no document is larger than its share of a page, which is nearly always, the page
         need not be measured.
         """
         share = {"share": self._page_bytes // (query.limit + 1)}
         small = sql.replace(DOCUMENT, f"CASE WHEN length({DOCUMENT}) <= :share THEN {DOCUMENT} END")
-        rows = await self._recorder.fetch(small, {**parameters, **share}, heavy=True)
+        fetch = partial(self._recorder.fetch, heavy=True, search=search)
+        rows = await fetch(small, {**parameters, **share})
         if all(row[document] is not None or row[document + 1] is None for row in rows):
             return rows
-        rows = await self._recorder.fetch(*self._within_bytes(sql, parameters, query), heavy=True)
+        rows = await fetch(*self._within_bytes(sql, parameters, query))
         return [row[:-2] for row in rows]
 
     async def _scan(

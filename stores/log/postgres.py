@@ -49,8 +49,9 @@ _HOLD = (
     "epoch = l.epoch + (l.holder <> excluded.holder)::int "
     f"WHERE l.holder = excluded.holder OR NOT ({_LIVES}) RETURNING epoch"
 )
-PAGE_CONNECTIONS = 4
-"""How many pages of lists a process reads at the same time, beside the connections of others."""
+PAGE_CONNECTIONS, SEARCH_CONNECTIONS = 4, 2
+"""How many pages of lists a process reads at the same time, beside the connections of others; and
+how many it looks for, each of which keeps a core of the server busy."""
 
 _POOLED = (
     "the database is reached through a pooler that keeps no sessions (PgBouncer in transaction "
@@ -80,6 +81,7 @@ class PostgresRecorder(GroupCommitRecorder):
         self._batches = BatchWriter(self._database)
         self._reads = AsyncReads(self._database)
         self._pages = AsyncReads(self._database, PAGE_CONNECTIONS, PAGE_SETTINGS)
+        self._searches = AsyncReads(self._database, SEARCH_CONNECTIONS, PAGE_SETTINGS)
         self._scans = AsyncReads(self._database, options.scan_connections)
         self._transactions = NamedTransactions(self._database)
         self._tool: Connection | None = None
@@ -128,11 +130,15 @@ class PostgresRecorder(GroupCommitRecorder):
         parameters: Mapping[str, Any] | None = None,
         *,
         heavy: bool = False,
+        search: bool = False,
         scan: bool = False,
     ) -> list[tuple[Any, ...]]:
         text, names = numbered(sql)
         values = parameters or {}
-        reads = self._scans if scan else self._pages if heavy else self._reads
+        reads = (
+            self._scans if scan else self._searches if search else self._pages if heavy
+            else self._reads
+        )  # fmt: skip
         return await reads.fetch(text, [values[name] for name in names])
 
     async def ping(self) -> None:
@@ -367,7 +373,7 @@ class PostgresRecorder(GroupCommitRecorder):
     def close_now(self) -> None:
         super().close_now()
         self._transactions.close()
-        for reads in (self._reads, self._pages, self._scans):
+        for reads in (self._reads, self._pages, self._searches, self._scans):
             reads.close()
         with self._tool_lock:
             if self._tool is not None:

@@ -164,13 +164,15 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         parameters: Mapping[str, Any] | None = None,
         *,
         heavy: bool = False,
+        search: bool = False,
         scan: bool = False,
     ) -> list[tuple[Any, ...]]:
         """Rows of a query whose parameters are written `:name`, on either database.
 
-        `heavy` says that the query reads many rows, and never holds up the event loop; `scan` that
-        nothing bounds how many. Both have connections of their own, so that others need not wait
-        for them. A caller that is cancelled ends its query. Raises ReadTooLong.
+        `heavy` says that the query reads many rows, and never holds up the event loop; `search`
+        that it reads many more than it gives; `scan` that nothing bounds how many. Each has
+        connections of its own, and few, so that others need not wait for them. A caller that is
+        cancelled ends its query. Raises ReadTooLong.
         """
 
     @abstractmethod

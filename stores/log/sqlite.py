@@ -60,7 +60,9 @@ class SQLiteRecorder(GroupCommitRecorder):
             path, busy_seconds=options.batch_seconds, make_room=self._reserve.spend
         )
         self._read_seconds = options.longest_read_seconds
-        self._readers = ThreadPoolExecutor(4, thread_name_prefix="log-reader")
+        # One as well: rows go through the interpreter's lock one by one. Several threads give no
+        # more of them, and keep the event loop waiting for that lock, 5 ms for each.
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="log-reader")
         self._scanners = ThreadPoolExecutor(
             options.scan_connections, thread_name_prefix="log-scanner"
         )
@@ -208,9 +210,10 @@ class SQLiteRecorder(GroupCommitRecorder):
         parameters: Mapping[str, Any] | None = None,
         *,
         heavy: bool = False,
+        search: bool = False,
         scan: bool = False,
     ) -> list[tuple[Any, ...]]:
-        if not heavy and not scan:
+        if not heavy and not search and not scan:
             return self.fetch_now(sql, parameters)
         threads = self._scanners if scan else self._readers
         deadline = Deadline(self._read_seconds)

@@ -219,6 +219,7 @@ class Counted:
         values: dict[str, Any] | None = None,
         *,
         heavy: bool = False,
+        search: bool = False,
         scan: bool = False,
     ) -> list[tuple[Any, ...]]:
         values = values or {}
@@ -227,7 +228,8 @@ class Counted:
             self._world.scanned += reads
         else:
             self._world.bounded += reads
-        return await self._world.recorder.fetch(sql, values, heavy=heavy, scan=scan)
+        fetch = self._world.recorder.fetch
+        return await fetch(sql, values, heavy=heavy, search=search, scan=scan)
 
 
 class OnPostgres(World):

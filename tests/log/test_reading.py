@@ -158,7 +158,7 @@ async def test_a_cancelled_query_leaves_its_answer_to_nobody(
 ENDLESS = {"stop": 10**12}
 
 
-@pytest.mark.parametrize("kind", ["heavy", "scan"])
+@pytest.mark.parametrize("kind", ["heavy", "search", "scan"])
 async def test_a_read_that_takes_too_long_is_ended(log_url: str, kind: str) -> None:
     recorder = open_log(log_url, read_seconds=0.5, scan_connections=1)
     recorder.migrate()
@@ -190,7 +190,7 @@ async def test_a_read_whose_caller_is_cancelled_ends_in_the_database(
 ) -> None:
     reads = [
         asyncio.ensure_future(recorder.fetch(COUNTING, ENDLESS, **{kind: True}))
-        for kind in ("heavy", "scan")
+        for kind in ("heavy", "search", "scan")
     ]
     await asyncio.sleep(0.2)
     for read in reads:
