@@ -75,7 +75,9 @@ class PageSteps:
             return []
         query = await self._born_before(query)
         drivers = drivers_of(query)
-        walk = walks.walk(query, actor, after, drivers[0] if len(drivers) == 1 else None)
+        walk = None
+        if not any(isinstance(one, Filter) and one.column == "id" for one in drivers):
+            walk = walks.walk(query, actor, after, drivers[0] if len(drivers) == 1 else None)
         if walk is not None and walk.bound is None:
             rows = await self._fetch(walk.sql, walk.parameters, query, search=False)
             return [row[:-1] for row in rows]

@@ -44,6 +44,8 @@ class Statement:
 
     moment: Moment | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
+    conditions: dict[Filter, str] = field(default_factory=dict)
+    """Those on columns, each spelled once: one may have hundreds of values, and many branches."""
 
     @property
     def images(self) -> str:
@@ -264,6 +266,13 @@ def having(
 
 
 def column_condition(condition: Filter, statement: Statement) -> str:
+    text = statement.conditions.get(condition)
+    if text is None:
+        text = statement.conditions[condition] = _spelled(condition, statement)
+    return text
+
+
+def _spelled(condition: Filter, statement: Statement) -> str:
     column = f"i.{condition.column}"
     values = [value for value in condition.values if is_storable(condition.column, value)]
     if not values:

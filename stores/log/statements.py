@@ -8,8 +8,8 @@ _TOKEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|::\w+|:([a-z_][a-z0-9_]*)", re.I
 
 
 @lru_cache(maxsize=1024)
-def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
-    """PostgreSQL's form: `$1`, `$2`... and the names in that order."""
+def numbered(sql: str, mark: str = "$") -> tuple[str, tuple[str, ...]]:
+    """PostgreSQL's form: `$1`, `$2`... (SQLite has `?` for a mark) and the names in that order."""
     names: list[str] = []
 
     def replace(match: re.Match[str]) -> str:
@@ -18,7 +18,7 @@ def numbered(sql: str) -> tuple[str, tuple[str, ...]]:
             return match[0]  # Quoted text or a cast.
         if name not in names:
             names.append(name)
-        return f"${names.index(name) + 1}"
+        return f"{mark}{names.index(name) + 1}"
 
     return _TOKEN.sub(replace, sql), tuple(names)
 
