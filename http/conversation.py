@@ -86,6 +86,8 @@ class Api:
     max_limit: int = 1000
     list_bounds: dict[str, int] = field(default_factory=dict)
     """How many filters a list takes; see `parse_list`."""
+    long_lists: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by a list that is long to understand until its turn has come."""
     direct_url_shown: bool = False
     public_endpoint: str = ""
     proxies: Proxies | None = None
