@@ -90,16 +90,21 @@ async def sweep_alone(parts: Parts, queries: Queries) -> Swept:
     Where uploads are on record of processes without a lease, it watches these for as long as it
     takes to know that they are gone.
     """
-    terms = parts.log.recorder.lease_terms
-    presence = Presence(terms.process_seconds)
-    while True:
-        asked_at = time.monotonic()
-        living = await parts.log.recorder.live_leases("process:")
-        presence.note(living, asked_at)
-        waiting = [holder for holder in await queries.holders() if holder not in living]
-        if all(map(presence.is_gone, waiting)):
-            return await sweep(parts, queries, presence.is_gone)
-        await asyncio.sleep(terms.process_renew_seconds)
+    recorder = parts.log.recorder
+    lease = process_lease(recorder, parts.process_id)
+    presence = Presence(lease.seconds, parts.process_id)
+    try:
+        while True:
+            await lease.held()
+            asked_at = time.monotonic()
+            living = await recorder.live_leases("process:")
+            presence.note(living, asked_at)
+            waiting = [holder for holder in await queries.holders() if holder not in living]
+            if all(map(presence.is_gone, waiting)):
+                return await sweep(parts, queries, presence.is_gone)
+            await asyncio.sleep(recorder.lease_terms.process_renew_seconds)
+    finally:
+        await lease.give_back()
 
 
 async def give_up_forgotten(parts: Parts, queries: Queries) -> int:
@@ -177,7 +182,7 @@ class Sweeper:
         self._parts = parts
         self._queries = queries
         self._terms = parts.log.recorder.lease_terms
-        self._presence = Presence(self._terms.process_seconds)
+        self._presence = Presence(self._terms.process_seconds, parts.process_id)
 
     async def run(self) -> None:
         """Goes on until cancelled."""

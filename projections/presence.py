@@ -3,8 +3,10 @@
 That a process has no lease now says little: the database may have been away, the clock may have
 jumped, the whole machine may have slept. So a process counts as gone only when it had no lease at
 any look during one whole lease length, by the looker's own monotonic clock, and the looker itself
-was punctual meanwhile: after a look that comes late all waiting begins again. A process that was
-merely held up renews its lease as soon as it goes on, which the next look sees.
+was punctual meanwhile: after a look that comes late all waiting begins again. So it does after a
+look that misses the lease of the looker itself, because then the log takes no writes and nobody can
+renew anything. A process that was merely held up renews its lease as soon as it goes on, which the
+next look sees.
 
 It follows that when a process counts as gone, its own clock has told it before then that its lease
 cannot be sure any more: its last renewal came before the first look that missed it.
@@ -15,10 +17,13 @@ from collections.abc import Callable, Set
 
 
 class Presence:
-    """What one process has seen of the leases of all."""
+    """What one process, the `looker`, has seen of the leases of all, its own among them."""
 
-    def __init__(self, lease_seconds: float, *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, lease_seconds: float, looker: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._lease_seconds = lease_seconds
+        self._looker = looker
         self._late_seconds = lease_seconds * 2 / 3
         self._clock = clock
         self._looked_at: float | None = None
@@ -29,7 +34,8 @@ class Presence:
     def note(self, living: Set[str], asked_at: float) -> None:
         """Takes in one look: who had a lease, asked for at `asked_at` by the same clock."""
         now = self._clock()
-        if self._looked_at is None or now - self._looked_at > self._late_seconds:
+        is_late = self._looked_at is None or now - self._looked_at > self._late_seconds
+        if is_late or self._looker not in living:
             self._watching_since = now
             self._missed_since.clear()
         else:

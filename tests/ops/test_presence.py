@@ -10,11 +10,11 @@ class Looker:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.presence = Presence(LEASE, clock=lambda: self.now)
+        self.presence = Presence(LEASE, "looker", clock=lambda: self.now)
 
-    def look(self, *living: str, after: float = 5.0) -> None:
+    def look(self, *living: str, after: float = 5.0, itself: bool = True) -> None:
         self.now += after
-        self.presence.note(frozenset(living), self.now)
+        self.presence.note(frozenset({*living, *(["looker"] if itself else [])}), self.now)
 
     def gone(self, holder: str = "a") -> bool:
         return self.presence.is_gone(holder)
@@ -77,3 +77,17 @@ def test_what_was_seen_long_ago_is_not_acted_on() -> None:
     assert looker.gone()
     looker.now += 25.0
     assert not looker.gone()
+
+
+def test_nobody_is_missed_while_the_looker_itself_cannot_renew() -> None:
+    """Then the log takes no writes, though it is read: nobody can say that they are there."""
+    looker = Looker()
+    looker.look("a")
+    for _ in range(6):
+        looker.look(itself=False)
+        assert not looker.gone()
+    for _ in range(2):
+        looker.look()
+        assert not looker.gone()
+    looker.look()
+    assert looker.gone()
