@@ -190,7 +190,8 @@ def test_a_stream_that_is_deleted_is_made_again_and_replay_fills_it(
 def test_an_event_larger_than_the_server_takes_is_parked(
     make_service: Any, stream: Stream, log_of: Any, until: Any
 ) -> None:
-    service = make_service(**stream.environment())
+    unbounded = {"CALOTYPE_LIMITS__IMAGE_DOCUMENT_BYTES": "-1"}
+    service = make_service(**stream.environment(), **unbounded)
     service.start()
     big = {f"p{number}": "x" * 60_000 for number in range(20)}
     answer = requests.post(f"{service.url}/v2/images", json=big, timeout=30)

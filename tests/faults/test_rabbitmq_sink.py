@@ -198,7 +198,7 @@ def test_what_the_broker_never_takes_is_parked_and_redelivered_when_it_does(
     make_service: Any, rabbitmq: Any, log_of: Any, until: Any
 ) -> None:
     server = rabbitmq.restartable()
-    service = make_service()
+    service = make_service(CALOTYPE_LIMITS__IMAGE_DOCUMENT_BYTES="-1")
     topic = with_sink(service, server.url)
     service.start()
     before = create(service)

@@ -104,7 +104,7 @@ def _write_on_a_full_disk(recorder: GroupCommitRecorder) -> None:
     """Lets no file grow, so that writing fails for real, and lifts the limit again."""
     write(recorder, uuid4(), 1, "before").result()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256 * 1024, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512 * 1024, hard))
     failures = 0
     for _ in range(100):
         try:
