@@ -45,16 +45,19 @@ def test_huge_properties_are_refused_and_leave_nothing(service: Any) -> None:
 
 
 def test_many_large_images_do_not_fill_the_memory(service: Any) -> None:
-    """What is cached is bounded by bytes: twice as many images take no more."""
+    """What is cached is bounded by bytes: three times as many images take hardly more.
+
+    Without the bound two more rounds take 360 MB; what followers have in hand moves the figure.
+    """
     service.environment = {"CALOTYPE_LOG__CACHE_BYTES": str(8 * MEBIBYTE)}
     service.start()
     document = {f"p{number}": "x" * (63 << 10) for number in range(16)}
     resident = []
-    for _ in range(2):
+    for _ in range(3):
         created = at_once(service, "POST", ["/v2/images"] * 50, document)
         ids = [json.loads(text)["id"] for _, text in created]
         answers = at_once(service, "PUT", [f"/v2/images/{image_id}/tags/t" for image_id in ids])
         assert {status for status, _ in answers} == {204}
         resident.append(resident_megabytes(service))
-    assert resident[1] < resident[0] + 60
-    assert resident[1] < 400
+    assert resident[2] < resident[0] + 160, resident
+    assert resident[2] < 500, resident
