@@ -80,6 +80,9 @@ def order_of_index(condition: Filter) -> str:
         return ""
     if column == "protected":
         return "i.created_at, i.id"
+    if equal and len(values) == 1:
+        # SQLite would sort by an expression although it is known to be equal.
+        return "i.created_at, i.id"
     return f"{SORT_EXPRESSIONS.get(column, f'i.{column}')}, i.created_at, i.id"
 
 

@@ -118,8 +118,16 @@ class PageSteps:
         if not until or query.sort[0][0] != "created_at":
             return query
         [(latest,)] = await self._recorder.fetch(_BEFORE_BIRTH)
-        born = Filter("created_at", "lte", (max(min(until), latest or ""),))
-        return replace(query, filters=(*query.filters, born))
+        born = max(min(until), latest or "")
+        others = []
+        for condition in query.filters:
+            if condition.column == "created_at" and condition.operator in ("lt", "lte"):
+                if str(condition.values[0]) <= born:
+                    return query
+                # SQLite would end the walk by one of two such bounds, perhaps not by the nearer.
+                continue
+            others.append(condition)
+        return replace(query, filters=(*others, Filter("created_at", "lte", (born,))))
 
     async def _best_driver(
         self, query: ListQuery, actor: Actor, drivers: list[Driver]

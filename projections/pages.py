@@ -281,14 +281,16 @@ def _spelled(condition: Filter, statement: Statement) -> str:
         values = [str(value).lower() for value in values]
     if condition.column == "protected":
         return column if values[0] else f"NOT {column}"
+    known = ""
     if condition.column in ("name", "container_format", "disk_format", "size"):
-        # Spelled like the sort index, which then answers the filter in order.
+        # Spelled like the sort index, which then answers the filter in order. Asked for only
+        # where the value that stands for a missing one would fit: SQLite would sort for it.
         column = SORT_EXPRESSIONS[condition.column]
-        known = f" AND i.{condition.column} IS NOT NULL"
+        missing = -1 if condition.column == "size" else ""
+        if condition.operator not in ("eq", "in") or missing in values:
+            known = f" AND i.{condition.column} IS NOT NULL"
         if condition.column == "size" and condition.operator == "lte":
             known = f" AND {column} >= 0"
-    else:
-        known = ""
     if condition.operator == "in" and len(values) > 1:
         places = ", ".join(statement.bind(value) for value in values)
         return f"{column} IN ({places}){known}"

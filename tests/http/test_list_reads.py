@@ -34,8 +34,8 @@ PAGE = 26
 """Rows that a page of the default size reads at least."""
 MOST = 50
 """How many times as many a single filter or sort may read."""
-MOST_OF_PAIRS = 120
-"""The same of the bounded steps of a pair, in which candidates are counted too."""
+MOST_OF_PAIRS = 200
+"""The same of the bounded steps of a pair: candidates are counted, and each is asked for tags."""
 SCANNED_SHARE = 0.2
 """How many of the pairs may end in a scan, which docs/lists.md tells of."""
 FEW_IMAGES = 20_000
