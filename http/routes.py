@@ -2,23 +2,11 @@
 
 from aiohttp import web
 
-from calotype.http import (
-    audit,
-    catalogue,
-    consumers,
-    data,
-    discovery,
-    feed,
-    history,
-    images,
-    members,
-    restorable,
-    tickets,
-    webhooks,
-)
-from calotype.http.basic import BasicIdentity
-from calotype.http.conversation import API, ELSEWHERE, Api, adorn, conversation
-from calotype.http.keystone import KeystoneIdentity
+from calotype.http.identity.basic import BasicIdentity
+from calotype.http.identity.keystone import KeystoneIdentity
+from calotype.http.log import audit, catalogue, consumers, feed, history, tickets, webhooks
+from calotype.http.middleware import API, ELSEWHERE, Api, adorn, conversation
+from calotype.http.v2 import data, discovery, images, members, restorable
 
 IMAGE = "/v2/images/{image_id}"
 CONSUMER = "/log/v1/consumers/{name}"

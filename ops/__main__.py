@@ -1,5 +1,5 @@
 """`python -m calotype.ops` is the `calotype` command."""
 
-from calotype.ops.cli import main
+from calotype.ops.cli.main import main
 
 main()

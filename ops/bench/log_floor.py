@@ -18,13 +18,13 @@ from uuid import UUID, uuid4
 import uvloop
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands import fields as rules
-from calotype.commands.image import Image, create
-from calotype.commands.policy import Cause
-from calotype.ops.log_settings import Log
-from calotype.ops.settings import Settings
-from calotype.ops.wiring import migrate, recorder_of
-from calotype.projections.images import rows_of
+from calotype.commands.images import fields as rules
+from calotype.commands.images.image import Image, create
+from calotype.commands.policy.policy import Cause
+from calotype.ops.settings.log import Log
+from calotype.ops.settings.settings import Settings
+from calotype.ops.wiring.composition import migrate, recorder_of
+from calotype.projections.images.rows import rows_of
 from calotype.stores.log.log import Append, event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Replace

@@ -10,10 +10,10 @@ from uuid import UUID
 import psycopg
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.image import Image, create
-from calotype.commands.policy import Cause
+from calotype.commands.images.image import Image, create
+from calotype.commands.policy.policy import Cause
 from calotype.stores.log.log import event_mapper
-from calotype.stores.log.sqlite_connections import ThreadConnection
+from calotype.stores.log.sqlite.connections import ThreadConnection
 
 COHORT_IMAGES = 500
 """So many images live at the same time: their events alternate in the log."""

@@ -16,8 +16,8 @@ from typing import Literal, Protocol
 import structlog
 from eventsourcing.persistence import IntegrityError, Tracking
 
-from calotype.projections.leading import Leadership
-from calotype.projections.positions import positions_now
+from calotype.projections.engine.leadership import Leadership
+from calotype.projections.engine.positions import positions_now
 from calotype.projections.sinks.contract import Broker, Telling, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import checkpoint_of, lease_of, parking, troubled

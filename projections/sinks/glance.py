@@ -9,8 +9,8 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from calotype.commands.download import DataSent
-from calotype.commands.image import Image, api_time
+from calotype.commands.images.download import DataSent
+from calotype.commands.images.image import Image, api_time
 
 INFO, ERROR = "INFO", "ERROR"
 

@@ -19,13 +19,13 @@ from nats.js.api import StorageType, StreamConfig
 from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from yarl import URL
 
-from calotype.commands.download import DataSent
-from calotype.commands.image import EVENT_TYPES
-from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
-from calotype.projections.audience import FULL
-from calotype.projections.cloudevents import encoded_event
-from calotype.projections.latest import LatestImages
-from calotype.projections.positions import Positions
+from calotype.commands.images.download import DataSent
+from calotype.commands.images.image import EVENT_TYPES
+from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
+from calotype.projections.engine.positions import Positions
+from calotype.projections.feed.audience import FULL
+from calotype.projections.feed.cloudevents import encoded_event
+from calotype.projections.past.latest import LatestImages
 from calotype.projections.sinks.contract import Message, Refused, TryLater
 from calotype.stores.log.recorder import GroupCommitRecorder
 

@@ -8,15 +8,15 @@ from uuid import UUID, uuid5
 import orjson
 from eventsourcing.persistence import Notification
 
-from calotype.commands.download import DataSent
-from calotype.commands.image import EVENT_TYPES
-from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
-from calotype.projections.latest import LatestImages
-from calotype.projections.positions import Positions
+from calotype.commands.images.download import DataSent
+from calotype.commands.images.image import EVENT_TYPES
+from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
+from calotype.projections.engine.positions import Positions
+from calotype.projections.past.latest import LatestImages
+from calotype.projections.past.row_versions import stored_of
 from calotype.projections.sinks import glance
 from calotype.projections.sinks.contract import Message
 from calotype.projections.sinks.glance import GlanceNotification
-from calotype.projections.spans import stored_of
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
 

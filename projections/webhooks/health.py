@@ -3,13 +3,13 @@
 import random
 from dataclasses import dataclass, replace
 
+from calotype.projections.webhooks.attempt import Result
 from calotype.projections.webhooks.endpoints import (
     BY_ENDPOINT,
     BY_FAILURES,
     Endpoint,
     Fares,
 )
-from calotype.projections.webhooks.sending import Result
 
 FORGIVEN = 2
 """Failures in a row that may be the message's fault; after more of them the endpoint is probed."""

@@ -15,7 +15,7 @@ def _open_file(options: Options) -> Driver:
 
 
 def _open_s3(options: Options) -> Driver:
-    from calotype.stores.images.s3 import open_s3
+    from calotype.stores.images.s3.driver import open_s3
 
     return open_s3(options)
 

@@ -18,11 +18,11 @@ def open_log(url: str, *, only_aggregates: bool = False, **options: Any) -> Grou
         path = url.removeprefix("sqlite:///")
         if not url.startswith("sqlite:///") or not path:
             raise ValueError("a SQLite log needs a path: sqlite:///log.sqlite")
-        from calotype.stores.log.sqlite import SQLiteRecorder
+        from calotype.stores.log.sqlite.recorder import SQLiteRecorder
 
         return SQLiteRecorder(path, chosen, only_aggregates=only_aggregates)
     if scheme in ("postgresql", "postgres"):
-        from calotype.stores.log.postgres import PostgresRecorder
+        from calotype.stores.log.postgres.recorder import PostgresRecorder
 
         return PostgresRecorder(url, chosen, only_aggregates=only_aggregates)
     raise ValueError(

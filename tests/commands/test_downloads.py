@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.download import LOG_EVENT_TYPES, DataSent
-from calotype.commands.image import EVENT_TYPES
+from calotype.commands.images.download import LOG_EVENT_TYPES, DataSent
+from calotype.commands.images.image import EVENT_TYPES
 from calotype.stores.log.log import event_mapper
 
 GOLDEN = Path(__file__).with_name("golden_downloads.ndjson")

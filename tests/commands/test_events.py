@@ -7,8 +7,8 @@ import orjson
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.image import EVENT_TYPES, Image
-from calotype.projections.catalogue import fields_of, version_of
+from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.projections.feed.catalogue import fields_of, version_of
 from calotype.stores.log.log import event_mapper
 
 GOLDEN = Path(__file__).with_name("golden_events.ndjson")

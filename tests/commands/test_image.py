@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
-from calotype.commands.image import EVENT_TYPES, Image, create
-from calotype.commands.policy import Cause
-from calotype.commands.states import DOOMED, INTENDED, STORED
+from calotype.commands.images.image import EVENT_TYPES, Image, create
+from calotype.commands.images.image_state import DOOMED, INTENDED, STORED
+from calotype.commands.policy.policy import Cause
 from calotype.stores.log.log import event_mapper
 
 CAUSE = Cause({"user": "u1", "project": "p1", "roles": ["member"]}, "req-1", None, "c1")

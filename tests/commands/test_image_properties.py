@@ -6,15 +6,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from calotype.commands import deletion
 from calotype.commands.errors import CalotypeError
-from calotype.commands.image import Image, create
-from calotype.commands.image_snapshots import decode_image, encode_image
-from calotype.commands.policy import Cause
-from calotype.commands.states import DOOMED, INTENDED, RETAINED, STORED
-from calotype.commands.usage import counts
-from calotype.projections.images import rows_of
-from calotype.projections.restorable import restorable_rows
+from calotype.commands.images import deletion
+from calotype.commands.images.image import Image, create
+from calotype.commands.images.image_state import DOOMED, INTENDED, RETAINED, STORED
+from calotype.commands.images.snapshots import decode_image, encode_image
+from calotype.commands.images.usage import counts
+from calotype.commands.policy.policy import Cause
+from calotype.projections.images.restorable import restorable_rows
+from calotype.projections.images.rows import rows_of
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.tables import added
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calotype.commands.errors import Conflict, Forbidden
-from calotype.commands.policy import Actor, Policy
-from calotype.commands.protections import (
+from calotype.commands.policy.policy import Actor, Policy
+from calotype.commands.policy.protections import (
     FOUND_EVERYWHERE,
     OPERATIONS,
     BadProtection,
@@ -20,9 +20,9 @@ from calotype.commands.protections import (
     require_change,
     require_property,
 )
-from calotype.ops.policy_files import load_policy
-from calotype.ops.settings import Policy as PolicySettings
-from calotype.ops.settings import PropertyProtections, SettingsError
+from calotype.ops.settings.policy_files import load_policy
+from calotype.ops.settings.settings import Policy as PolicySettings
+from calotype.ops.settings.settings import PropertyProtections, SettingsError
 
 PATTERNS = st.sampled_from([
     "^x_", "x_", "^x_.*$", "[a-c]", "^[^x_.*]", ".*", "^$", "os_glance_x", "b$", "a|b", "(?i)OWNER",

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
+from calotype.commands.context import Parts, cause_of
 from calotype.commands.errors import Forbidden
-from calotype.commands.image import Image, create
-from calotype.commands.locations import Place, change_locations
-from calotype.commands.parts import Parts, cause_of
-from calotype.commands.policy import Actor, Policy
-from calotype.commands.questions import ask_again
-from calotype.http.patch import Operation
-from calotype.ops.settings import Settings
-from calotype.ops.wiring import parts_of, recorder_of
+from calotype.commands.images.image import Image, create
+from calotype.commands.images.locations import Place, change_locations
+from calotype.commands.policy.authorization import ask_again
+from calotype.commands.policy.policy import Actor, Policy
+from calotype.http.v2.patch import Operation
+from calotype.ops.settings.settings import Settings
+from calotype.ops.wiring.composition import parts_of, recorder_of
 from calotype.stores.log.log import event_mapper
 
 ADMIN = Actor("eve", "p1", frozenset({"admin"}))

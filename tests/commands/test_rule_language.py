@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 from oslo_policy import policy as oslo
 
-from calotype.commands.policy import Actor, NewImage, Policy
-from calotype.commands.rule_language import BadRule, target_facts
+from calotype.commands.policy.policy import Actor, NewImage, Policy
+from calotype.commands.policy.rule_language import BadRule, target_facts
 
 LEAVES = st.sampled_from([
     "@", "!", "role:member", "role:ADMIN", "role:%(visibility)s", "rule:one", "rule:default",

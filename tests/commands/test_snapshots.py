@@ -13,12 +13,12 @@ import pytest
 from eventsourcing.domain import OriginatorVersionError
 
 from calotype.commands.errors import Conflict, Forbidden
-from calotype.commands.image import Image, create
-from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS, encode_image
-from calotype.commands.policy import Cause
-from calotype.ops.wiring import migrate
-from calotype.projections.history import history_of
-from calotype.projections.images import rows_of
+from calotype.commands.images.image import Image, create
+from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS, encode_image
+from calotype.commands.policy.policy import Cause
+from calotype.ops.wiring.composition import migrate
+from calotype.projections.images.rows import rows_of
+from calotype.projections.past.history import history_of
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -249,8 +249,8 @@ def test_another_state_is_another_fingerprint(tmp_path: Path) -> None:
     code = (
         "import inspect, sys; source = inspect.getsource; "
         "inspect.getsource = lambda of: source(of) + (sys.argv[1] if of.__name__ == "
-        "'calotype.commands.states' else ''); "
-        "from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS; "
+        "'calotype.commands.images.image_state' else ''); "
+        "from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS; "
         "print(IMAGE_SNAPSHOTS.fingerprint)"
     )
 

@@ -18,9 +18,9 @@ MOST_FILES, MOST_CALLS, DEEPEST_STACK = 26, 355, 7
 Glance these are 24, 970 and 18, without its database."""
 LEAST_CALLS = 150
 PASSED = {
-    "http/conversation.py", "http/data.py", "commands/data.py", "commands/image.py",
+    "http/middleware.py", "http/v2/data.py", "commands/images/data.py", "commands/images/image.py",
     "stores/images/pipe.py", "stores/images/file.py", "stores/log/log.py",
-    "stores/log/recorder.py", "stores/log/sqlite.py", "projections/images.py",
+    "stores/log/recorder.py", "stores/log/sqlite/recorder.py", "projections/images/rows.py",
 }  # fmt: skip
 """An upload that does not run through these was not seen."""
 THREADS = {"MainThread", "image-hash", "image-write", "log-writer"}
@@ -45,7 +45,7 @@ def _check_budget(traced: dict[str, Any]) -> None:
     files = {name.partition(":")[0] for name in calls}
     assert files >= PASSED, f"not seen: {sorted(PASSED - files)}"
     assert {name.partition("_")[0] for name in traced["threads"]} == THREADS
-    assert calls["commands/data.py:upload_data"] == 1
+    assert calls["commands/images/data.py:upload_data"] == 1
     assert LEAST_CALLS <= sum(calls.values()) <= MOST_CALLS, listed
     assert len(files) <= MOST_FILES, listed
     assert len(traced["deepest"]) <= DEEPEST_STACK, "\n".join(traced["deepest"])

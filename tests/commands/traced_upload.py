@@ -16,8 +16,8 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 
 from calotype.http.routes import application
-from calotype.ops import wiring
-from calotype.ops.settings import load_settings
+from calotype.ops.settings.settings import load_settings
+from calotype.ops.wiring import composition
 
 ROOT = Path(__file__).parent.parent.parent
 ROOMS = ("commands", "projections", "stores", "http", "ops")
@@ -76,10 +76,10 @@ def _goes_on(frame: Any) -> bool:
 
 async def _upload(folder: str, watch: Watch) -> None:
     settings = load_settings(None, data=folder)
-    recorder = wiring.recorder_of(settings)
-    wiring.migrate(recorder)
-    parts = wiring.parts_of(settings, recorder)
-    app = application(wiring.api_of(settings, parts))
+    recorder = composition.recorder_of(settings)
+    composition.migrate(recorder)
+    parts = composition.parts_of(settings, recorder)
+    app = application(composition.api_of(settings, parts))
     async with TestClient(TestServer(app)) as client:
         body = {"disk_format": "raw", "container_format": "bare"}
         image = await (await client.post("/v2/images", json=body)).json()

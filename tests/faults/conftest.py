@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from calotype.projections.positions import Positions, positions_now
+from calotype.projections.engine.positions import Positions, positions_now
 from calotype.projections.sinks.parked import checkpoint_of, trouble_of
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

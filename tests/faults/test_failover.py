@@ -16,8 +16,9 @@ import aiohttp
 import pytest
 
 from calotype.ops.backends.patroni import Cluster, Node
-from calotype.projections import audience, spans
-from calotype.projections.positions import positions_now
+from calotype.projections.engine.positions import positions_now
+from calotype.projections.feed import audience
+from calotype.projections.past import row_versions
 from calotype.stores.log.opening import open_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
@@ -229,7 +230,7 @@ def _check_log(load: Load, service: Any) -> None:
     rows = recorder.fetch_now("SELECT id FROM images_1")
     assert {str(row[0]) for row in rows} == created.keys()
     deadline = time.monotonic() + 60
-    for name in (audience.FOLLOWER, spans.FOLLOWER):
+    for name in (audience.FOLLOWER, row_versions.FOLLOWER):
         while recorder.max_tracking_id(name) != positions[-1]:
             assert time.monotonic() < deadline, name
             time.sleep(0.2)

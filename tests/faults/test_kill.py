@@ -13,8 +13,8 @@ import orjson
 import pytest
 import requests
 
-from calotype.commands.image import Image
-from calotype.projections.images import image_document
+from calotype.commands.images.image import Image
+from calotype.projections.images.rows import image_document
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.opening import open_log
 

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from calotype.ops.bench import long_log
-from calotype.projections.prints import PRINTS
+from calotype.projections.rebuild.registry import PRINTS
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.tables import is_spare
 

@@ -12,10 +12,10 @@ import requests
 from typer.testing import CliRunner, Result
 
 from calotype.ops.backends.seaweedfs import SeaweedFS
-from calotype.ops.cli import app
-from calotype.ops.settings import SettingsError
-from calotype.projections.epochs import decoded
-from calotype.projections.positions import positions_now
+from calotype.ops.cli.main import app
+from calotype.ops.settings.settings import SettingsError
+from calotype.projections.engine.positions import positions_now
+from calotype.projections.rebuild.epochs import decoded
 from calotype.stores.log.opening import open_log
 
 pytestmark = pytest.mark.slow

@@ -14,15 +14,21 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
-from calotype.commands.parts import Parts
+from calotype.commands.context import Parts
 from calotype.http.connections import Runner
-from calotype.http.conversation import Api
+from calotype.http.middleware import Api
 from calotype.http.routes import application
-from calotype.ops.settings import Settings
-from calotype.ops.sweeper import Swept, give_up_forgotten, sweep
-from calotype.ops.webhook_wiring import deliverer_of
-from calotype.ops.wiring import api_of, audience_follower, migrate, parts_of, recorder_of
-from calotype.projections.webhooks import delivering
+from calotype.ops.jobs.sweeper import Swept, give_up_forgotten, sweep
+from calotype.ops.settings.settings import Settings
+from calotype.ops.wiring.composition import (
+    api_of,
+    audience_follower,
+    migrate,
+    parts_of,
+    recorder_of,
+)
+from calotype.ops.wiring.webhooks import deliverer_of
+from calotype.projections.webhooks import delivery
 
 PATCH_MEDIA = "application/openstack-images-v2.1-json-patch"
 OLD_PATCH_MEDIA = "application/openstack-images-v2.0-json-patch"
@@ -255,7 +261,7 @@ HOOKS_ON_LOOPBACK = {
 @pytest.fixture
 async def open_hooks(open_cloud: OpenCloud, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     """Starts clouds whose webhooks are delivered, and may lead to loopback."""
-    monkeypatch.setattr(delivering, "CHANGES_SECONDS", 0.1)  # Only so that tests are quick.
+    monkeypatch.setattr(delivery, "CHANGES_SECONDS", 0.1)  # Only so that tests are quick.
     tasks: list[asyncio.Task[None]] = []
 
     async def start(

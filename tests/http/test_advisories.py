@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from calotype.commands.policy import Actor, with_implied
+from calotype.commands.policy.policy import Actor, with_implied
 
 TEN = b"0123456789"
 

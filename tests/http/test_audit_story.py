@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from calotype.projections import merkle, notes
-from calotype.projections.positions import positions_of
-from calotype.projections.seal import event_leaf, events_after, sealer
+from calotype.projections.engine.positions import positions_of
+from calotype.projections.seal import merkle, signed_note
+from calotype.projections.seal.seal import event_leaf, events_after, sealer
 
-SIGNER = notes.new_signer("cloud.example/images")
+SIGNER = signed_note.new_signer("cloud.example/images")
 
 
 async def _seal(cloud: Any) -> int:
@@ -36,9 +36,9 @@ async def test_an_auditor_reads_a_checkpoint_that_a_standard_reader_understands(
     answer = await auditor("GET", "/log/v1/checkpoint")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    checkpoint = notes.open_checkpoint(answer.text, [SIGNER.verifier])
+    checkpoint = signed_note.open_checkpoint(answer.text, [SIGNER.verifier])
     (event,) = events_after(projects.parts.log.recorder, 0, 10)
-    assert checkpoint == notes.Checkpoint("cloud.example/images", 1, event_leaf(event))
+    assert checkpoint == signed_note.Checkpoint("cloud.example/images", 1, event_leaf(event))
 
 
 @pytest.mark.parametrize(

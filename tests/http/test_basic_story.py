@@ -10,10 +10,10 @@ from typing import Any
 import bcrypt
 import pytest
 
-from calotype.http import basic
-from calotype.ops import watching as files
-from calotype.ops.htpasswd import watch_logins
-from calotype.ops.identity_settings import HttpBasic
+from calotype.http.identity import basic
+from calotype.ops.settings import file_watching as files
+from calotype.ops.settings.htpasswd import watch_logins
+from calotype.ops.settings.identity import HttpBasic
 
 ALICE = "alice:$2y$04$R/0ZCotj577tdBiudM5kbuD3Pc39GKIYxuDEjMFKa.V9RKL55eigC"
 """As `htpasswd -nbB -C 4 alice 'correct horse'` has written it."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from aiohttp.test_utils import TestServer
 
-from calotype.commands.members import add_member, remove_member
-from calotype.commands.parts import SYSTEM, cause_of
-from calotype.projections import history
+from calotype.commands.context import SYSTEM, cause_of
+from calotype.commands.images.members import add_member, remove_member
+from calotype.projections.past import history
 
 KIB = 1 << 10
 

@@ -11,10 +11,10 @@ import orjson
 import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
-from calotype.commands.download import LOG_EVENT_TYPES
-from calotype.ops.wiring import versions_follower
-from calotype.projections.catalogue import sample_event
-from calotype.projections.cloudevents import SNAPSHOT, type_of
+from calotype.commands.images.download import LOG_EVENT_TYPES
+from calotype.ops.wiring.composition import versions_follower
+from calotype.projections.feed.catalogue import sample_event
+from calotype.projections.feed.cloudevents import SNAPSHOT, type_of
 from calotype.projections.sinks.jetstream import JetStreamTelling
 
 JAVASCRIPT = Path(__file__).parent.parent / "clients" / "cloudevents_js"

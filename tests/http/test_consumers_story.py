@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.wiring import audience_follower
+from calotype.ops.wiring.composition import audience_follower
 
 CONSUMERS = "/log/v1/consumers"
 BILLING = f"{CONSUMERS}/billing"

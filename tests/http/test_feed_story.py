@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.wiring import audience_follower, versions_follower
-from calotype.projections import feed
-from calotype.projections.spans import FOLLOWER
+from calotype.ops.wiring.composition import audience_follower, versions_follower
+from calotype.projections.feed import feed
+from calotype.projections.past.row_versions import FOLLOWER
 
 EVENTS = "/log/v1/events"
 STREAM = {"Accept": "text/event-stream"}
@@ -141,9 +141,9 @@ async def test_types_and_an_image_narrow_the_feed(open_feed: Any) -> None:
 async def test_rare_types_are_found_however_much_lies_between(
     told: Any, monkeypatch: pytest.MonkeyPatch, project: str | None
 ) -> None:
-    monkeypatch.setattr("calotype.projections.feed.WINDOW_EVENTS", 4)
+    monkeypatch.setattr("calotype.projections.feed.feed.WINDOW_EVENTS", 4)
     monkeypatch.setattr(
-        "calotype.projections.feed._WINDOW_OF_PROJECT",
+        "calotype.projections.feed.feed._WINDOW_OF_PROJECT",
         "SELECT position FROM event_audience_2 WHERE project = :project AND position > :after "
         "ORDER BY position LIMIT 1 OFFSET 3",
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from calotype.commands.policy import Policy
-from calotype.ops.wiring import audience_follower, versions_follower
+from calotype.commands.policy.policy import Policy
+from calotype.ops.wiring.composition import audience_follower, versions_follower
 
 EVENTS = "/log/v1/events"
 STREAM = {"Accept": "text/event-stream"}
@@ -108,7 +108,7 @@ async def test_a_stream_frames_each_event_and_goes_on_where_it_was_left(told: An
 async def test_an_idle_stream_says_that_it_lives_and_moves_its_last_event_id(
     told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calotype.http.event_stream.KEEP_ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr("calotype.http.log.event_stream.KEEP_ALIVE_SECONDS", 0.2)
     owner = told.caller("p1")
     async with streamed(owner) as stream:
         await told.caller("p2").create()
@@ -166,7 +166,7 @@ async def _ended(stream: Stream) -> None:
 async def test_a_stream_ends_when_its_consumer_may_read_no_more(
     told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calotype.http.event_stream.JUDGED_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("calotype.http.log.event_stream.JUDGED_AGAIN_SECONDS", 0.1)
     owner, auditor = told.caller("p1"), told.caller("p9", "auditor")
     made = await owner.create()
     async with streamed(owner) as stream, streamed(auditor) as everything:
@@ -184,7 +184,7 @@ async def test_a_stream_ends_when_its_consumer_may_read_no_more(
 async def test_a_consumer_that_takes_nothing_is_let_go_and_costs_little(
     told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calotype.http.event_stream.LONGEST_WRITE_SECONDS", 0.5)
+    monkeypatch.setattr("calotype.http.log.event_stream.LONGEST_WRITE_SECONDS", 0.5)
     owner = told.caller("p1")
     long = {f"property{n}": "x" * 255 for n in range(120)}
     for _ in range(300):

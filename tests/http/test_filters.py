@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from calotype.commands.errors import Invalid
-from calotype.commands.policy import Actor
-from calotype.http.filters import SORT_KEYS, page_links, parse_list
-from calotype.projections.listing import Filter
+from calotype.commands.policy.policy import Actor
+from calotype.http.v2.filters import SORT_KEYS, page_links, parse_list
+from calotype.projections.images.listing import Filter
 
 ADMIN = Actor("admin", "default", frozenset({"admin"}))
 PLAIN = Actor("someone", "default", frozenset({"member"}))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.wiring import versions_follower
+from calotype.ops.wiring.composition import versions_follower
 
 
 @pytest.fixture

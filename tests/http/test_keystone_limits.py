@@ -2,7 +2,7 @@
 
 import pytest
 
-from calotype.http.keystone_limits import _limit
+from calotype.http.identity.keystone_limits import _limit
 
 
 def _listed(**by_region: int) -> list[dict[str, object]]:

@@ -221,7 +221,7 @@ async def test_a_long_poll_waits_no_longer_than_its_token(start, keystone, brief
 async def test_a_stream_ends_when_its_token_is_revoked_and_not_while_nobody_can_tell(
     start, keystone, monkeypatch
 ):
-    monkeypatch.setattr("calotype.http.event_stream.JUDGED_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("calotype.http.log.event_stream.JUDGED_AGAIN_SECONDS", 0.2)
     cloud = await start(cache_seconds=0, retries=0)
     token = keystone.token("member")
     headers = {"X-Auth-Token": token, "Accept": "text/event-stream"}

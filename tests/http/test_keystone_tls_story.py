@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from calotype.ops.settings import SettingsError
+from calotype.ops.settings.settings import SettingsError
 
 pytestmark = pytest.mark.slow
 

@@ -20,14 +20,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from calotype.commands.image import Image, create
-from calotype.commands.policy import Actor, Cause, with_implied
-from calotype.http.filters import SORT_KEYS, parse_list
-from calotype.projections.images import all_rows_of
-from calotype.projections.queries import Queries
-from calotype.projections.tables import TABLES
+from calotype.commands.images.image import Image, create
+from calotype.commands.policy.policy import Actor, Cause, with_implied
+from calotype.http.v2.filters import SORT_KEYS, parse_list
+from calotype.projections.images.queries import Queries
+from calotype.projections.images.rows import all_rows_of
+from calotype.projections.images.tables import TABLES
 from calotype.stores.log.opening import open_log
-from calotype.stores.log.postgres_reading import PAGE_SETTINGS, READ_SETTINGS
+from calotype.stores.log.postgres.reading import PAGE_SETTINGS, READ_SETTINGS
 from calotype.stores.log.statements import numbered
 
 PAGE = 26

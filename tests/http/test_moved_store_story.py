@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from calotype.commands.image import image_uuid
-from calotype.commands.parts import SYSTEM, cause_of
-from calotype.ops.reconcile import reconcile
+from calotype.commands.context import SYSTEM, cause_of
+from calotype.commands.images.image import image_uuid
+from calotype.ops.jobs.reconcile import reconcile
 
 SHOWN = {"show_image_direct_url": True, "show_multiple_locations": True}
 

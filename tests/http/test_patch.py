@@ -6,7 +6,7 @@ from hypothesis import strategies as some
 
 from calotype.commands.errors import Invalid
 from calotype.http.errors import status_of
-from calotype.http.patch import V20, V21, UnsupportedPatchMedia, parse_patch, parse_pointer
+from calotype.http.v2.patch import V20, V21, UnsupportedPatchMedia, parse_patch, parse_pointer
 
 leaves = some.none() | some.booleans() | some.integers() | some.floats() | some.text()
 anything = some.recursive(

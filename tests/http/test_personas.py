@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from calotype.http.routes import ROUTES
-from calotype.ops.wiring import versions_follower
-from calotype.projections import notes
-from calotype.projections.seal import sealer
+from calotype.ops.wiring.composition import versions_follower
+from calotype.projections.seal import signed_note
+from calotype.projections.seal.seal import sealer
 
 TABLE = Path(__file__).with_name("personas.txt")
 
@@ -318,7 +318,7 @@ async def questions(open_cloud: Any) -> AsyncIterator[Questions]:
     await questions.keep_all()
     following = asyncio.create_task(versions_follower(cloud.parts).run())
     recorder = cloud.parts.log.recorder
-    await sealer(recorder, notes.new_signer("cloud.example/images"), "test").catch_up()
+    await sealer(recorder, signed_note.new_signer("cloud.example/images"), "test").catch_up()
     auditor = questions.caller("auditor")
     head = recorder.max_notification_id()
     questions.now = (await cloud.api.feed.positions()).encode(head)

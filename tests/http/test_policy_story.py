@@ -6,10 +6,10 @@ from contextlib import suppress
 import pytest
 import structlog
 
-from calotype.ops import watching as files
-from calotype.ops.policy_files import load_policy, watch_policy
-from calotype.ops.settings import Policy as PolicySettings
-from calotype.ops.settings import SettingsError
+from calotype.ops.settings import file_watching as files
+from calotype.ops.settings.policy_files import load_policy, watch_policy
+from calotype.ops.settings.settings import Policy as PolicySettings
+from calotype.ops.settings.settings import SettingsError
 
 
 async def test_a_rule_about_images_filters_lists_and_single_calls_alike(open_cloud, tmp_path):

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import structlog
 
-from calotype.commands.policy import Actor
-from calotype.http import event_stream
-from calotype.ops import watching as files
-from calotype.ops.policy_files import load_policy, watch_policy
-from calotype.ops.settings import Policy as PolicySettings
-from calotype.ops.settings import PropertyProtections, SettingsError
-from calotype.ops.wiring import audience_follower, versions_follower
+from calotype.commands.policy.policy import Actor
+from calotype.http.log import event_stream
+from calotype.ops.settings import file_watching as files
+from calotype.ops.settings.policy_files import load_policy, watch_policy
+from calotype.ops.settings.settings import Policy as PolicySettings
+from calotype.ops.settings.settings import PropertyProtections, SettingsError
+from calotype.ops.wiring.composition import audience_follower, versions_follower
 
 ROLES = """
 # Billing writes its codes, and only billing sees them.

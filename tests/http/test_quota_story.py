@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 
 from calotype.commands.errors import LimitExceeded
-from calotype.commands.image import Image
-from calotype.commands.policy import Cause
-from calotype.projections.usage import counters_and_totals
+from calotype.commands.images.image import Image
+from calotype.commands.policy.policy import Cause
+from calotype.projections.images.usage import counters_and_totals
 
 KB = 1024
 

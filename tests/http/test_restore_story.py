@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from calotype.commands import deletion
+from calotype.commands.context import SYSTEM, cause_of
 from calotype.commands.errors import CalotypeError
-from calotype.commands.parts import SYSTEM, cause_of
-from calotype.ops.reconcile import reconcile
-from calotype.ops.wiring import parts_of, recorder_of
+from calotype.commands.images import deletion
+from calotype.ops.jobs.reconcile import reconcile
+from calotype.ops.wiring.composition import parts_of, recorder_of
 
 DAY = {"retention_seconds": 86400}
 
@@ -199,8 +199,8 @@ async def test_of_restore_and_purge_at_once_exactly_one_wins(
     keeping: Any, log_url: str, tmp_path: Any
 ) -> None:
     """Two processes' worth of logs and caches on one database, again and again."""
-    from calotype.commands.data import remove_garbage
-    from calotype.ops.settings import Settings
+    from calotype.commands.images.data import remove_garbage
+    from calotype.ops.settings.settings import Settings
 
     settings = Settings(data=str(tmp_path), log={"url": log_url}, deletion=DAY)
     recorder = recorder_of(settings)

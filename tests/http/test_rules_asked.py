@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from calotype.commands.default_rules import DEFAULT_RULES
-from calotype.commands.policy import Policy
-from calotype.ops.wiring import versions_follower
-from calotype.projections import notes
-from calotype.projections.seal import sealer
+from calotype.commands.policy.default_rules import DEFAULT_RULES
+from calotype.commands.policy.policy import Policy
+from calotype.ops.wiring.composition import versions_follower
+from calotype.projections.seal import signed_note
+from calotype.projections.seal.seal import sealer
 
 NOT_THERE_YET = {
     "several stores": {"download_from_store", "get_image_location", "stores_info_detail"},
@@ -130,7 +130,7 @@ async def cloud(open_cloud: Any) -> Any:
     cloud.names = await _images(cloud)
     await follower.catch_up()
     recorder = cloud.parts.log.recorder
-    await sealer(recorder, notes.new_signer("cloud.example/images"), "test").catch_up()
+    await sealer(recorder, signed_note.new_signer("cloud.example/images"), "test").catch_up()
     positions = await cloud.api.feed.positions()
     cloud.names["now"] = positions.encode(recorder.max_notification_id())
     return cloud

@@ -14,10 +14,10 @@ from glanceclient.v2.schemas import Schema, SchemaBasedModel
 from hypothesis import given
 from hypothesis import strategies as some
 
-from calotype.commands import fields
 from calotype.commands.errors import CalotypeError
-from calotype.http.patch import V21, Operation, parse_patch
-from calotype.http.schemas import BASE_PROPERTIES, READ_ONLY, image_schema, schema_document
+from calotype.commands.images import fields
+from calotype.http.v2.patch import V21, Operation, parse_patch
+from calotype.http.v2.schemas import BASE_PROPERTIES, READ_ONLY, image_schema, schema_document
 
 NAMES = ("image", "images", "member", "members")
 PROPERTIES_OF_THE_REFERENCE = {

@@ -8,10 +8,10 @@ from typing import Any
 import bcrypt
 import pytest
 
-from calotype.commands.policy import Policy
-from calotype.ops.wiring import audience_follower
-from calotype.projections import stream_tickets
-from calotype.projections.stream_tickets import STREAM_TICKETS, StreamTickets
+from calotype.commands.policy.policy import Policy
+from calotype.ops.wiring.composition import audience_follower
+from calotype.projections.feed import stream_tickets
+from calotype.projections.feed.stream_tickets import STREAM_TICKETS, StreamTickets
 
 TICKETS, EVENTS = "/log/v1/stream-tickets", "/log/v1/events"
 
@@ -134,7 +134,7 @@ async def test_credentials_that_are_no_text_get_no_ticket(projects: Any) -> None
 async def test_a_stream_by_ticket_is_judged_again_while_it_lasts(
     told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("calotype.http.event_stream.JUDGED_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("calotype.http.log.event_stream.JUDGED_AGAIN_SECONDS", 0.1)
     url = f"{EVENTS}?ticket={await ticket_of(told.caller('red'))}"
     async with told.client.get(url, headers={"Accept": "text/event-stream"}) as response:
         assert response.status == 200

@@ -212,7 +212,7 @@ async def test_a_service_that_keystone_does_not_know_has_no_limits_to_ask_for(
     start, office, monkeypatch
 ):
     office.register_all()
-    monkeypatch.setattr("calotype.http.keystone_limits.LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("calotype.http.identity.keystone_limits.LOOK_AGAIN_SECONDS", 0.0)
     kind = f"late-{uuid.uuid4().hex[:8]}"
     cloud = await start(service=kind)
     red = cloud.caller(office.keystone.projects["red"])

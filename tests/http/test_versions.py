@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from calotype.http.routes import ROUTES
-from calotype.http.versions import LISTED, accepted_prefix, versions_document
+from calotype.http.v2.versions import LISTED, accepted_prefix, versions_document
 
 ENDPOINT = "http://images.example:9292"
 IMAGE = "/v2/images/{}"

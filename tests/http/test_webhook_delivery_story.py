@@ -9,8 +9,8 @@ from urllib.parse import quote
 import pytest
 from standardwebhooks import Webhook
 
-from calotype.projections.consumer_account import Wishes
-from calotype.projections.webhooks import health, line
+from calotype.projections.consumers.account import Wishes
+from calotype.projections.webhooks import endpoint_worker, health
 
 WEBHOOKS = "/log/v1/webhooks"
 
@@ -270,8 +270,8 @@ async def test_images_of_one_endpoint_go_side_by_side_within_bounds(
 async def test_a_delivery_that_takes_long_is_made_once(
     open_hooks: Any, becomes: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(line, "CLAIM_SECONDS", 1.0)
-    monkeypatch.setattr(line, "PROLONG_SECONDS", 0.4)
+    monkeypatch.setattr(endpoint_worker, "CLAIM_SECONDS", 1.0)
+    monkeypatch.setattr(endpoint_worker, "PROLONG_SECONDS", 0.4)
 
     def answer(received: Any) -> int:
         time.sleep(2.0)  # Longer than a claim: this is what is tested.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
-from calotype.stores.log.sqlite import SQLiteRecorder
+from calotype.stores.log.sqlite.recorder import SQLiteRecorder
 
 
 async def test_a_lease_is_held_renewed_and_taken_over_when_it_expires(

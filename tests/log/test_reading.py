@@ -14,7 +14,7 @@ import pytest
 
 from calotype.stores.log.log import ReadTooLong
 from calotype.stores.log.opening import open_log
-from calotype.stores.log.postgres import PostgresRecorder
+from calotype.stores.log.postgres.recorder import PostgresRecorder
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.statements import numbered
 from calotype.stores.log.tables import Replace

@@ -5,7 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from calotype.stores.log.sqlite_connections import ThreadConnections
+from calotype.stores.log.sqlite.connections import ThreadConnections
 
 _ANOTHER_PROCESS = """
 import sqlite3, sys

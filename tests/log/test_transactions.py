@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from eventsourcing.persistence import Tracking
 
-from calotype.stores.log import postgres_transactions
 from calotype.stores.log.log import LogUnavailable
 from calotype.stores.log.opening import open_log
+from calotype.stores.log.postgres import transactions
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
 from calotype.stores.log.tables import Column, Table
 
@@ -148,7 +148,7 @@ async def test_an_idle_connection_that_died_is_replaced(postgres_url: str) -> No
 async def test_a_process_that_hangs_in_the_middle_loses_the_name(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_transactions, "IDLE_SECONDS", 1)
+    monkeypatch.setattr(transactions, "IDLE_SECONDS", 1)
     recorder, other = open_log(postgres_url), open_log(postgres_url)
     recorder.migrate()
     recorder.create_tables([COUNTERS])
@@ -190,7 +190,7 @@ async def test_a_connection_that_dies_in_the_middle_has_written_nothing(postgres
 async def test_who_waits_long_for_a_name_is_told_so(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_transactions, "WAIT_SECONDS", 1)
+    monkeypatch.setattr(transactions, "WAIT_SECONDS", 1)
     recorder, other = open_log(postgres_url), open_log(postgres_url)
     inside, go_on = threading.Event(), threading.Event()
 

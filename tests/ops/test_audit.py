@@ -20,14 +20,14 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 from typer.testing import CliRunner
 
-from calotype.ops.audit_key import make_key, signer_of
-from calotype.ops.cli import app
-from calotype.ops.settings import SettingsError, load_settings
-from calotype.ops.wiring import migrate
-from calotype.projections import notes
-from calotype.projections.positions import positions_now
-from calotype.projections.seal import sealer
-from calotype.projections.sealed import Sealed
+from calotype.ops.cli.main import app
+from calotype.ops.settings.settings import SettingsError, load_settings
+from calotype.ops.wiring.audit_key import make_key, signer_of
+from calotype.ops.wiring.composition import migrate
+from calotype.projections.engine.positions import positions_now
+from calotype.projections.seal import signed_note
+from calotype.projections.seal.reading import Sealed
+from calotype.projections.seal.seal import sealer
 from calotype.stores.log.opening import open_log
 
 SCRIPT = Path(__file__).parent.parent.parent / "projections" / "verify_proof.py"
@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> str:
     """A data directory with a key and 300 sealed events."""
     folder = str(tmp_path / "data")
     assert _run("audit", "key", "--data", folder, "--name", "cloud.example/images").exit_code == 0
-    signer = notes.read_signer((tmp_path / "data" / "audit.key").read_text())
+    signer = signed_note.read_signer((tmp_path / "data" / "audit.key").read_text())
     recorder = open_log(f"sqlite:///{folder}/log.sqlite")
     migrate(recorder)
     recorder.insert_events(
@@ -95,7 +95,7 @@ def test_the_key_is_made_once_and_nobody_else_may_read_it(tmp_path: Path) -> Non
     first = _run("audit", "key", "--data", folder, "--name", "cloud.example/images")
     again = _run("audit", "key", "--data", folder)
     assert first.stdout == again.stdout
-    assert notes.read_verifier(first.stdout).name == "cloud.example/images"
+    assert signed_note.read_verifier(first.stdout).name == "cloud.example/images"
     path = Path(folder) / "audit.key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(Path(folder).iterdir()) == [path]
@@ -119,7 +119,7 @@ def test_of_many_who_make_a_key_at_once_all_get_the_same(tmp_path: Path) -> None
 
 
 def test_a_key_in_the_settings_needs_no_file(tmp_path: Path) -> None:
-    signer = notes.new_signer("cloud.example/images")
+    signer = signed_note.new_signer("cloud.example/images")
     settings = load_settings(None, data=str(tmp_path), audit__signing_key=signer.secret())
     assert make_key(settings).verifier == signer.verifier
     assert list(tmp_path.iterdir()) == []
@@ -154,7 +154,7 @@ def test_verify_names_the_first_position_that_does_not_fit(data: str) -> None:
 
 
 def test_verify_believes_no_key_but_those_given(data: str) -> None:
-    stranger = notes.new_signer("cloud.example/images").verifier.text
+    stranger = signed_note.new_signer("cloud.example/images").verifier.text
     done = _run("audit", "verify", "--data", data, "--key", stranger)
     assert done.exit_code == 1
     first, last = _position(data, 1), _position(data, EVENTS)
@@ -228,7 +228,7 @@ def test_the_script_is_handed_out_as_it_is() -> None:
 def grown(data: str, tmp_path: Path) -> tuple[Path, Path]:
     """Two kept checkpoints, of 300 events and of 437."""
     kept = (tmp_path / "old", tmp_path / "new")
-    signer = notes.read_signer((Path(data) / "audit.key").read_text())
+    signer = signed_note.read_signer((Path(data) / "audit.key").read_text())
     recorder = open_log(f"sqlite:///{data}/log.sqlite")
     kept[0].write_text(asyncio.run(Sealed(recorder).checkpoint()))
     recorder.insert_events(
@@ -271,10 +271,10 @@ def test_two_checkpoints_of_a_log_that_was_rewritten_do_not_fit(
 ) -> None:
     old, new = grown
     out = _consistency(data, old, new)
-    signer = notes.read_signer((Path(data) / "audit.key").read_text())
+    signer = signed_note.read_signer((Path(data) / "audit.key").read_text())
     forged = tmp_path / "forged"
     for size, other in ((300, new), (437, old)):
-        forged.write_text(signer.sign(notes.Checkpoint(signer.name, size, bytes(32)).text))
+        forged.write_text(signer.sign(signed_note.Checkpoint(signer.name, size, bytes(32)).text))
         both = ("--checkpoint", str(forged), "--checkpoint", str(other))
         done = _offline(str(out), "--key", verifier_key, *both, folder=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
@@ -360,7 +360,7 @@ def test_the_script_refuses_each_kind_of_wrong_proof(
 def test_the_script_refuses_a_checkpoint_that_another_key_has_signed(
     proof: Path, verifier_key: str, tmp_path: Path
 ) -> None:
-    forger = notes.new_signer("cloud.example/images")
+    forger = signed_note.new_signer("cloud.example/images")
     right = json.loads(proof.read_text())
     text = right["checkpoint"].partition("\n\n")[0] + "\n"
     proof.write_text(json.dumps({**right, "checkpoint": forger.sign(text)}))
@@ -373,9 +373,9 @@ def test_the_script_refuses_a_checkpoint_that_another_key_has_signed(
 def test_the_script_refuses_a_proof_that_does_not_fit_the_auditors_own_checkpoint(
     proof: Path, data: str, verifier_key: str, tmp_path: Path
 ) -> None:
-    signer = notes.read_signer((Path(data) / "audit.key").read_text())
+    signer = signed_note.read_signer((Path(data) / "audit.key").read_text())
     kept = tmp_path / "kept"
-    kept.write_text(signer.sign(notes.Checkpoint(signer.name, EVENTS, bytes(32)).text))
+    kept.write_text(signer.sign(signed_note.Checkpoint(signer.name, EVENTS, bytes(32)).text))
     options = (str(proof), "--key", verifier_key, "--checkpoint", str(kept))
     done = _offline(*options, folder=tmp_path)
     assert done.returncode == 1

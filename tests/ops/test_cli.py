@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from calotype.ops.settings import Settings, SettingsError, load_settings
-from calotype.ops.sink_settings import KINDS
+from calotype.ops.settings.settings import Settings, SettingsError, load_settings
+from calotype.ops.settings.sinks import KINDS
 
 COMMANDS = (
     [],

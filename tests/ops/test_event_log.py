@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from calotype.commands.image import create
-from calotype.commands.policy import Cause
-from calotype.ops import importing
-from calotype.ops.cli import app
-from calotype.ops.settings import SettingsError
-from calotype.ops.wiring import migrate
-from calotype.projections.images import rows_of
-from calotype.projections.positions import positions_now
-from calotype.projections.tables import TABLES
+from calotype.commands.images.image import create
+from calotype.commands.policy.policy import Cause
+from calotype.ops.cli.main import app
+from calotype.ops.jobs import log_import
+from calotype.ops.settings.settings import SettingsError
+from calotype.ops.wiring.composition import migrate
+from calotype.projections.engine.positions import positions_now
+from calotype.projections.images.rows import rows_of
+from calotype.projections.images.tables import TABLES
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -151,8 +151,8 @@ def test_an_export_makes_the_same_events_and_rows_in_an_empty_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Small pages and a small memory, so that images are met again after they were forgotten.
-    monkeypatch.setattr(importing, "PAGE_EVENTS", 7)
-    monkeypatch.setattr(importing, "CACHED_IMAGES", 2)
+    monkeypatch.setattr(log_import, "PAGE_EVENTS", 7)
+    monkeypatch.setattr(log_import, "CACHED_IMAGES", 2)
     file = tmp_path / "log.ndjson"
     assert run(log_url, "export", str(file)).exit_code == 0
     assert run(new_url, "import", str(file)).exit_code == 0
@@ -190,7 +190,7 @@ def test_an_import_that_was_cut_short_goes_on_where_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(importing, "PAGE_EVENTS", 10)
+    monkeypatch.setattr(log_import, "PAGE_EVENTS", 10)
     file, half = tmp_path / "log.ndjson", tmp_path / "half.ndjson"
     run(log_url, "export", str(file))
     lines = file.read_bytes().splitlines(keepends=True)

@@ -11,11 +11,11 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from typer.testing import CliRunner
 
-from calotype.ops.cli import app
-from calotype.ops.remembering import places_of, remember
-from calotype.ops.serving import prepare
-from calotype.ops.settings import SettingsError, load_settings
-from calotype.ops.wiring import recorder_of, stores_of
+from calotype.ops.cli.main import app
+from calotype.ops.jobs.remembering import places_of, remember
+from calotype.ops.serving.process import prepare
+from calotype.ops.settings.settings import SettingsError, load_settings
+from calotype.ops.wiring.composition import recorder_of, stores_of
 
 SERVE = ("serve", "--listen", "127.0.0.1:0")
 CHECK = ("config", "check")

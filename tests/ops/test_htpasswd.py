@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.htpasswd import load_logins
-from calotype.ops.settings import HttpBasic, SettingsError, load_settings
+from calotype.ops.settings.htpasswd import load_logins
+from calotype.ops.settings.settings import HttpBasic, SettingsError, load_settings
 
 HASH = "$2y$05$" + "a" * 53
 

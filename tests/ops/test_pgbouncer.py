@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from calotype.ops.backends.pgbouncer import PgBouncer, is_installed
-from calotype.ops.settings import SettingsError
-from calotype.ops.wiring import check_way
+from calotype.ops.settings.settings import SettingsError
+from calotype.ops.wiring.composition import check_way
 from calotype.stores.log.opening import open_log
 
 pytestmark = pytest.mark.slow

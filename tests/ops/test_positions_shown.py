@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from calotype.commands.metadata import create_image
-from calotype.commands.parts import cause_of
-from calotype.commands.policy import Actor
-from calotype.ops.audit_key import make_key
-from calotype.ops.cli import app
-from calotype.ops.settings import Settings, load_settings
-from calotype.ops.wiring import migrate, parts_of, recorder_of, versions_follower
-from calotype.projections.positions import positions_now
-from calotype.projections.seal import sealer
+from calotype.commands.context import cause_of
+from calotype.commands.images.metadata import create_image
+from calotype.commands.policy.policy import Actor
+from calotype.ops.cli.main import app
+from calotype.ops.settings.settings import Settings, load_settings
+from calotype.ops.wiring.audit_key import make_key
+from calotype.ops.wiring.composition import migrate, parts_of, recorder_of, versions_follower
+from calotype.projections.engine.positions import positions_now
+from calotype.projections.seal.seal import sealer
 
 POSITION = re.compile("p[0-9a-f]{12}-[0-9a-f]+")
 EVENTS = 0x46

@@ -1,6 +1,6 @@
 """Who counts as gone: only whoever was missed for a whole lease by somebody who looked in time."""
 
-from calotype.projections.presence import Presence
+from calotype.projections.engine.presence import Presence
 
 LEASE = 15.0
 

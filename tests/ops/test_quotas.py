@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.settings import Settings, SettingsError, load_settings
+from calotype.ops.settings.settings import Settings, SettingsError, load_settings
 
 PASSWORD = {"url": "https://k/v3", "username": "calotype", "password": "p"}
 CREDENTIAL = {

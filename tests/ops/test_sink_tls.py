@@ -14,11 +14,11 @@ from cryptography.x509.oid import NameOID
 
 from calotype.ops.backends.nats import Nats
 from calotype.ops.backends.rabbitmq import RabbitMQ, is_installed
-from calotype.ops.settings import Settings, SettingsError
-from calotype.ops.sink_settings import NatsSink, RabbitMQSink, SinkSettings
-from calotype.ops.sink_wiring import check_files, ends_of
-from calotype.ops.wiring import migrate
-from calotype.projections.positions import Positions
+from calotype.ops.settings.settings import Settings, SettingsError
+from calotype.ops.settings.sinks import NatsSink, RabbitMQSink, SinkSettings
+from calotype.ops.wiring.composition import migrate
+from calotype.ops.wiring.sinks import check_files, ends_of
+from calotype.projections.engine.positions import Positions
 from calotype.projections.sinks.contract import Broker, Message, TryLater
 from calotype.stores.log.opening import open_log
 

@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from calotype.commands.image import Image, create
-from calotype.commands.parts import SYSTEM, Parts, cause_of, new_id
-from calotype.ops import wiring
-from calotype.ops.settings import Settings
-from calotype.ops.sweeper import give_up_forgotten, sweep
-from calotype.projections.queries import Queries
+from calotype.commands.context import SYSTEM, Parts, cause_of, new_id
+from calotype.commands.images.image import Image, create
+from calotype.ops.jobs.sweeper import give_up_forgotten, sweep
+from calotype.ops.settings.settings import Settings
+from calotype.ops.wiring import composition
+from calotype.projections.images.queries import Queries
 from calotype.stores.images.file import FileDriver
 from calotype.stores.images.threads import threads_of
 
@@ -36,9 +36,9 @@ FIELDS: dict[str, Any] = {
 async def parts(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Parts]:
     log = {"url": request.getfixturevalue("postgres_url")} if request.param != "sqlite" else {}
     settings = Settings(data=str(tmp_path), log=log)
-    recorder = wiring.recorder_of(settings)
-    await asyncio.to_thread(wiring.migrate, recorder)
-    yield wiring.parts_of(settings, recorder)
+    recorder = composition.recorder_of(settings)
+    await asyncio.to_thread(composition.migrate, recorder)
+    yield composition.parts_of(settings, recorder)
     await recorder.close()
 
 

@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
-from calotype.ops import webhooks
+from calotype.ops.cli import webhooks
 
 pytestmark = pytest.mark.slow
 

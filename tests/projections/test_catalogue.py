@@ -8,9 +8,10 @@ import orjson
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.download import LOG_EVENT_TYPES
-from calotype.projections.audience import OWN, SHARED, WITHDRAWN
-from calotype.projections.catalogue import (
+from calotype.commands.images.download import LOG_EVENT_TYPES
+from calotype.projections.engine.positions import Positions
+from calotype.projections.feed.audience import OWN, SHARED, WITHDRAWN
+from calotype.projections.feed.catalogue import (
     SAMPLE_ID,
     asyncapi,
     catalogue,
@@ -19,8 +20,7 @@ from calotype.projections.catalogue import (
     sample_state,
     schema_of,
 )
-from calotype.projections.cloudevents import SHOWN, cloud_event, type_of
-from calotype.projections.positions import Positions
+from calotype.projections.feed.cloudevents import SHOWN, cloud_event, type_of
 from calotype.stores.log.log import event_mapper
 
 ROOT = Path(__file__).parent.parent.parent

@@ -13,14 +13,15 @@ import orjson
 import pytest
 
 from calotype.commands.errors import LimitExceeded, NotFound
-from calotype.commands.image import create
-from calotype.commands.policy import Cause
-from calotype.projections import consumer_account, consumers, feed
-from calotype.projections.audience import EVENT_AUDIENCE
-from calotype.projections.consumers import Answer, Consumers, Delivery, Wishes
-from calotype.projections.feed import Feed
-from calotype.projections.images import rows_of
-from calotype.projections.tables import TABLES
+from calotype.commands.images.image import create
+from calotype.commands.policy.policy import Cause
+from calotype.projections.consumers import account, consumers
+from calotype.projections.consumers.consumers import Answer, Consumers, Delivery, Wishes
+from calotype.projections.feed import feed
+from calotype.projections.feed.audience import EVENT_AUDIENCE
+from calotype.projections.feed.feed import Feed
+from calotype.projections.images.rows import rows_of
+from calotype.projections.images.tables import TABLES
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -252,7 +253,7 @@ async def test_the_pause_after_a_failure_grows(process: Process) -> None:
 async def test_no_more_is_taken_than_the_limit_and_nothing_is_lost_by_it(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer_account, "OPEN_LIMIT", 5)
+    monkeypatch.setattr(account, "OPEN_LIMIT", 5)
     monkeypatch.setattr(consumers, "READ_EVENTS", 3)
     await process.image(9)  # 1 to 10, all of one image
     await process.image()  # 11
@@ -268,7 +269,7 @@ async def test_no_more_is_taken_than_the_limit_and_nothing_is_lost_by_it(
 async def test_a_consumer_that_parks_everything_is_stopped(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer_account, "PARKED_LIMIT", 3)
+    monkeypatch.setattr(account, "PARKED_LIMIT", 3)
     monkeypatch.setattr(consumers, "READ_EVENTS", 2)
     for _ in range(6):
         await process.image()
@@ -393,7 +394,7 @@ async def test_nothing_is_claimed_for_who_has_gone(process: Process) -> None:
 async def test_big_events_are_handed_out_in_more_than_one_answer(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer_account, "ANSWER_BYTES", 1500)
+    monkeypatch.setattr(account, "ANSWER_BYTES", 1500)
     for _ in range(5):
         await process.image()
     await process.make()
@@ -460,8 +461,8 @@ async def test_members_that_crash_are_late_or_fail_never_overlap_nor_disturb_the
     on_parked: Any,
 ) -> None:
     """Whatever six members in two processes do: of an image one at a time, in order, and all."""
-    monkeypatch.setattr(consumer_account, "OPEN_LIMIT", 25)
-    monkeypatch.setattr(consumer_account, "MEMBERS_KEPT", 3)
+    monkeypatch.setattr(account, "OPEN_LIMIT", 25)
+    monkeypatch.setattr(account, "MEMBERS_KEPT", 3)
     monkeypatch.setattr(consumers, "READ_EVENTS", 7)
     chance = random.Random(on_parked)
     await process.make(on_parked=on_parked, max_attempts=2)

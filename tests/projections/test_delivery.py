@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from eventsourcing.persistence import Notification, StoredEvent, Tracking
 
-from calotype.projections import leading
+from calotype.projections.engine import leadership
 from calotype.projections.sinks.contract import Message, Refused, TryLater
 from calotype.projections.sinks.delivery import Delivery
 from calotype.projections.sinks.parked import (
@@ -281,13 +281,13 @@ async def test_a_leader_is_sure_only_as_long_as_its_lease_cannot_have_run_out(
 ) -> None:
     for recorder in recorders:
         recorder.lease_terms = LeaseTerms(leader_seconds=0.3)
-    mine = leading.Leadership(recorders[0], "x", "me")
+    mine = leadership.Leadership(recorders[0], "x", "me")
     assert not mine.sure
     assert await mine.held()
     assert mine.sure
     await happens(lambda: not mine.sure)
     assert mine.epoch is not None
-    yours = leading.Leadership(recorders[1], "x", "you")
+    yours = leadership.Leadership(recorders[1], "x", "you")
     async with asyncio.timeout(10):
         while not await yours.held():  # noqa: ASYNC110 - the database's clock decides
             await asyncio.sleep(0.01)

@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from calotype.commands.image import create
-from calotype.commands.parts import SYSTEM, cause_of
-from calotype.projections import epochs
-from calotype.projections.epochs import Head, NotAHead, OfAnotherLog, SetBack
-from calotype.projections.positions import positions_now
+from calotype.commands.context import SYSTEM, cause_of
+from calotype.commands.images.image import create
+from calotype.projections.engine.positions import positions_now
+from calotype.projections.rebuild import epochs
+from calotype.projections.rebuild.epochs import Head, NotAHead, OfAnotherLog, SetBack
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

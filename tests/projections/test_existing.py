@@ -10,18 +10,18 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from calotype.commands.image import Image
-from calotype.commands.policy import Cause
-from calotype.ops.wiring import migrate
-from calotype.projections.following import Follower
-from calotype.projections.positions import Positions
-from calotype.projections.sinks import existing
+from calotype.commands.images.image import Image
+from calotype.commands.policy.policy import Cause
+from calotype.ops.wiring.composition import migrate
+from calotype.projections.engine.follower import Follower
+from calotype.projections.engine.positions import Positions
+from calotype.projections.past.row_version_follower import ImageSpans
+from calotype.projections.past.row_versions import FOLLOWER
+from calotype.projections.sinks import exists_audit
 from calotype.projections.sinks.delivery import Delivery
-from calotype.projections.sinks.existing import AUDITS, Existing, beginning_of, end_of
+from calotype.projections.sinks.exists_audit import AUDITS, Existing, beginning_of, end_of
 from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
 from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
-from calotype.projections.span_folding import ImageSpans
-from calotype.projections.spans import FOLLOWER
 from calotype.stores.log.log import Append, event_mapper
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -191,7 +191,7 @@ async def test_a_crash_repeats_one_page_with_the_same_ids(recorder: GroupCommitR
 async def test_a_page_of_an_audit_ends_early_where_it_becomes_long(
     recorder: GroupCommitRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(existing, "PAGE_BYTES", 1)
+    monkeypatch.setattr(exists_audit, "PAGE_BYTES", 1)
     auditor = Auditor(recorder)
     await auditor.all_until(EIGHT)
     await happen(recorder, *((n, "created", EIGHT + n * MINUTE) for n in range(3)))

@@ -12,14 +12,14 @@ import orjson
 import pytest
 
 from calotype.commands.errors import CalotypeError
-from calotype.commands.image import create
-from calotype.commands.policy import Cause
-from calotype.projections import audience, feed
-from calotype.projections.audience import EVENT_AUDIENCE, EventAudience
-from calotype.projections.feed import Feed, Question
-from calotype.projections.following import Follower
-from calotype.projections.images import rows_of
-from calotype.projections.tables import TABLES
+from calotype.commands.images.image import create
+from calotype.commands.policy.policy import Cause
+from calotype.projections.engine.follower import Follower
+from calotype.projections.feed import audience, feed
+from calotype.projections.feed.audience import EVENT_AUDIENCE, EventAudience
+from calotype.projections.feed.feed import Feed, Question
+from calotype.projections.images.rows import rows_of
+from calotype.projections.images.tables import TABLES
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

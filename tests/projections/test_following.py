@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from eventsourcing.persistence import Notification, StoredEvent
 
-from calotype.projections.following import Follower, reached, wait_until_reached
+from calotype.projections.engine.follower import Follower, reached, wait_until_reached
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Column, Replace, Table

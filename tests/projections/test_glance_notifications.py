@@ -6,9 +6,9 @@ from uuid import uuid4
 
 import pytest
 
-from calotype.commands.download import DataSent, download
-from calotype.commands.image import Image, create
-from calotype.commands.policy import Cause
+from calotype.commands.images.download import DataSent, download
+from calotype.commands.images.image import Image, create
+from calotype.commands.policy.policy import Cause
 from calotype.projections.sinks import glance
 from calotype.projections.sinks.glance import GlanceNotification
 
@@ -200,7 +200,7 @@ def test_members_are_told_with_their_own_keys() -> None:
 
 def test_every_event_type_of_an_image_is_told_or_left_out_on_purpose() -> None:
     left_out = {Image.Purged, Image.DataRemoved}
-    from calotype.commands.image import EVENT_TYPES
+    from calotype.commands.images.image import EVENT_TYPES
 
     assert set(glance._TOLD) | left_out == set(EVENT_TYPES.values())
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant
 
-from calotype.projections.history import changes_of, difference, shown_document
+from calotype.projections.past.history import changes_of, difference, shown_document
 from calotype.stores.log.log import event_mapper
 
 

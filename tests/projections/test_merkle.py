@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calotype.projections import merkle
+from calotype.projections.seal import merkle
 
 VECTOR_ENTRIES = [
     bytes.fromhex(text)

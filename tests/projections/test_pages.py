@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from calotype.commands.errors import Forbidden, Invalid
-from calotype.commands.image import Image, create
-from calotype.commands.policy import Actor, Cause, with_implied
-from calotype.projections import walks
-from calotype.projections.images import rows_of
-from calotype.projections.listing import Filter, ListQuery
-from calotype.projections.queries import Queries
-from calotype.projections.tables import TABLES
+from calotype.commands.images.image import Image, create
+from calotype.commands.policy.policy import Actor, Cause, with_implied
+from calotype.projections.images import walks
+from calotype.projections.images.listing import Filter, ListQuery
+from calotype.projections.images.queries import Queries
+from calotype.projections.images.rows import rows_of
+from calotype.projections.images.tables import TABLES
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 

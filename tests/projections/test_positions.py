@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calotype.commands.errors import Invalid
-from calotype.projections.positions import Positions, positions_now, positions_of
+from calotype.projections.engine.positions import Positions, positions_now, positions_of
 from calotype.stores.log.opening import open_log
 
 HERE, ELSEWHERE = Positions("0123456789ab"), Positions("ba9876543210")

@@ -14,18 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calotype.commands import deletion
-from calotype.commands.download import download
 from calotype.commands.errors import CalotypeError, NotFound
-from calotype.commands.image import Image, create
-from calotype.commands.policy import Cause
-from calotype.commands.quotas import Quotas
-from calotype.ops.wiring import migrate
-from calotype.projections.following import Follower
-from calotype.projections.images import rows_of
-from calotype.projections.leading import Taken, held
-from calotype.projections.prints import PRINTS, Print
-from calotype.projections.rebuilding import (
+from calotype.commands.images import deletion
+from calotype.commands.images.download import download
+from calotype.commands.images.image import Image, create
+from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.quotas import Quotas
+from calotype.ops.wiring.composition import migrate
+from calotype.projections.engine.follower import Follower
+from calotype.projections.engine.leadership import Taken, held
+from calotype.projections.images.rows import rows_of
+from calotype.projections.rebuild.rebuild import (
     NothingBuilt,
     count_again,
     look,
@@ -33,7 +32,8 @@ from calotype.projections.rebuilding import (
     spare_of,
     switch,
 )
-from calotype.projections.verifying import differences
+from calotype.projections.rebuild.registry import PRINTS, Print
+from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

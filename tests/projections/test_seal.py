@@ -11,8 +11,10 @@ import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from calotype.projections import merkle, notes
-from calotype.projections.seal import (
+from calotype.projections.seal import merkle, signed_note
+from calotype.projections.seal.check import LogCheck, Mismatch, Verified
+from calotype.projections.seal.reading import NotSealed, Sealed
+from calotype.projections.seal.seal import (
     CHECKPOINTS,
     NAME,
     SEAL_TABLES,
@@ -23,12 +25,10 @@ from calotype.projections.seal import (
     standing_checkpoint,
     stored_tree,
 )
-from calotype.projections.seal_check import LogCheck, Mismatch, Verified
-from calotype.projections.sealed import NotSealed, Sealed
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-SIGNER = notes.new_signer("test.example/log")
+SIGNER = signed_note.new_signer("test.example/log")
 EVENTS = 700
 
 
@@ -74,11 +74,11 @@ def append(recorder: GroupCommitRecorder, count: int) -> None:
     )
 
 
-def seal(recorder: GroupCommitRecorder, signer: notes.Signer | None = SIGNER) -> int:
+def seal(recorder: GroupCommitRecorder, signer: signed_note.Signer | None = SIGNER) -> int:
     return asyncio.run(sealer(recorder, signer, "test").catch_up())
 
 
-def verify(recorder: GroupCommitRecorder, *kept: notes.Checkpoint) -> Verified:
+def verify(recorder: GroupCommitRecorder, *kept: signed_note.Checkpoint) -> Verified:
     return LogCheck(recorder, [SIGNER.verifier], kept).run()
 
 
@@ -97,9 +97,9 @@ def sealed(recorder: GroupCommitRecorder) -> GroupCommitRecorder:
     return recorder
 
 
-def newest(recorder: GroupCommitRecorder) -> notes.Checkpoint:
+def newest(recorder: GroupCommitRecorder) -> signed_note.Checkpoint:
     note = asyncio.run(Sealed(recorder).checkpoint())
-    return notes.open_checkpoint(note, [SIGNER.verifier])
+    return signed_note.open_checkpoint(note, [SIGNER.verifier])
 
 
 def test_the_checkpoint_is_the_root_of_all_events_however_they_came(
@@ -110,7 +110,7 @@ def test_the_checkpoint_is_the_root_of_all_events_however_they_came(
         append(recorder, count)
         total += count
         assert seal(recorder) == total
-        assert newest(recorder) == notes.Checkpoint(
+        assert newest(recorder) == signed_note.Checkpoint(
             SIGNER.name, total, expected_root(recorder, total)
         )
     found = verify(recorder)
@@ -305,7 +305,7 @@ def test_a_checkpoint_that_was_touched_is_refused(
     sealed: GroupCommitRecorder, by_hand: Callable[[str], None]
 ) -> None:
     by_hand("UPDATE audit_checkpoints_1 SET note = replace(note, '700', '699')")
-    with pytest.raises(notes.BadNote, match="is wrong"):
+    with pytest.raises(signed_note.BadNote, match="is wrong"):
         verify(sealed)
 
 
@@ -347,16 +347,16 @@ def test_a_key_that_comes_later_signs_what_is_sealed_already(
     due = standing_checkpoint(recorder, SIGNER)
     assert due is not None
     assert due.table is CHECKPOINTS
-    assert notes.open_checkpoint(due.rows[0][2], [SIGNER.verifier]).root == expected_root(
+    assert signed_note.open_checkpoint(due.rows[0][2], [SIGNER.verifier]).root == expected_root(
         recorder, 10
     )
     append(recorder, 1)
     seal(recorder, SIGNER)
     assert standing_checkpoint(recorder, SIGNER) is None
-    assert standing_checkpoint(recorder, notes.new_signer(SIGNER.name)) is not None
+    assert standing_checkpoint(recorder, signed_note.new_signer(SIGNER.name)) is not None
 
 
 def test_a_strangers_checkpoints_prove_nothing(sealed: GroupCommitRecorder) -> None:
-    found = LogCheck(sealed, [notes.new_signer("somebody.else").verifier]).run()
+    found = LogCheck(sealed, [signed_note.new_signer("somebody.else").verifier]).run()
     assert found.proved == 0
     assert found.strangers == ["size 700: no known key has signed the note"]

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.commands.image import create
-from calotype.commands.policy import Cause
-from calotype.projections import following, version_snapshots
-from calotype.projections.following import Follower, reached
-from calotype.projections.images import rows_of
-from calotype.projections.snapshot_check import OF_VERSIONS
-from calotype.projections.span_folding import ImageSpans
-from calotype.projections.spans import (
+from calotype.commands.images.image import create
+from calotype.commands.policy.policy import Cause
+from calotype.projections.engine import follower as following
+from calotype.projections.engine.follower import Follower, reached
+from calotype.projections.images.rows import rows_of
+from calotype.projections.images.tables import IMAGES, MEMBERS, PROPERTIES, TABLES, TAGS
+from calotype.projections.past import row_version_snapshots
+from calotype.projections.past.row_version_follower import ImageSpans
+from calotype.projections.past.row_versions import (
     FOLLOWER,
     FOREVER,
     IMAGE_SPANS,
@@ -29,7 +30,7 @@ from calotype.projections.spans import (
     block_of,
     blocks_at,
 )
-from calotype.projections.tables import IMAGES, MEMBERS, PROPERTIES, TABLES, TAGS
+from calotype.projections.rebuild.snapshot_check import OF_VERSIONS
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -163,19 +164,19 @@ async def test_spans_from_snapshots_are_those_from_birth(
     recorder: GroupCommitRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing remembered, and each page begun from the last snapshots: the same rows."""
-    monkeypatch.setattr(version_snapshots, "SNAPSHOT_EVENTS", 4)
+    monkeypatch.setattr(row_version_snapshots, "SNAPSHOT_EVENTS", 4)
     for seed in range(4):
         await _live(recorder, random.Random(seed), 60)
     spans = ImageSpans(recorder, snapshots=True)
     follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3, chunk_events=2)
     found: list[bool] = []
-    find = version_snapshots.find
+    find = row_version_snapshots.find
 
     def noted(*arguments: Any) -> Any:
         found.append((life := find(*arguments)) is not None)
         return life
 
-    monkeypatch.setattr(version_snapshots, "find", noted)
+    monkeypatch.setattr(row_version_snapshots, "find", noted)
     while await follower._step():
         spans.forget()
     assert found.count(True) > 50

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from calotype.commands.image import Image, create
-from calotype.commands.policy import Actor, Cause, with_implied
-from calotype.ops.wiring import is_up_to_date, migrate
-from calotype.projections.images import rows_of
-from calotype.projections.listing import ListQuery
-from calotype.projections.prints import PRINTS
-from calotype.projections.queries import Queries
-from calotype.projections.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
-from calotype.projections.verifying import differences
+from calotype.commands.images.image import Image, create
+from calotype.commands.policy.policy import Actor, Cause, with_implied
+from calotype.ops.wiring.composition import is_up_to_date, migrate
+from calotype.projections.images.listing import ListQuery
+from calotype.projections.images.queries import Queries
+from calotype.projections.images.rows import rows_of
+from calotype.projections.images.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
+from calotype.projections.rebuild.registry import PRINTS
+from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

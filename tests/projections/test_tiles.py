@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calotype.projections import merkle, tiles
+from calotype.projections.seal import merkle, tiles
 
 
 def _leaves(count: int) -> list[bytes]:

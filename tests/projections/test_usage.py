@@ -11,17 +11,17 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from calotype.commands import deletion
 from calotype.commands.errors import CalotypeError, LimitExceeded
-from calotype.commands.image import Image, create
-from calotype.commands.policy import Cause
-from calotype.commands.quotas import ProjectLimits, Quotas, SameForAll
-from calotype.commands.usage import USAGE, counts
-from calotype.ops.wiring import is_up_to_date, migrate
-from calotype.projections.images import rows_of
-from calotype.projections.prints import PRINTS
-from calotype.projections.usage import counters_and_totals, recount, totals_at
-from calotype.projections.verifying import differences
+from calotype.commands.images import deletion
+from calotype.commands.images.image import Image, create
+from calotype.commands.images.usage import USAGE, counts
+from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.quotas import ProjectLimits, Quotas, SameForAll
+from calotype.ops.wiring.composition import is_up_to_date, migrate
+from calotype.projections.images.rows import rows_of
+from calotype.projections.images.usage import counters_and_totals, recount, totals_at
+from calotype.projections.rebuild.registry import PRINTS
+from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.log import EventLog, TooManyConflicts, event_mapper
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

@@ -10,18 +10,18 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from calotype.commands.image import create
-from calotype.commands.image_snapshots import IMAGE_SNAPSHOTS
-from calotype.commands.policy import Cause
-from calotype.commands.quotas import Quotas
-from calotype.ops.wiring import migrate
-from calotype.projections import version_snapshots
-from calotype.projections.audience import EventAudience
-from calotype.projections.following import Follower
-from calotype.projections.images import rows_of
-from calotype.projections.prints import PRINTS
-from calotype.projections.span_folding import ImageSpans
-from calotype.projections.verifying import differences
+from calotype.commands.images.image import create
+from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
+from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.quotas import Quotas
+from calotype.ops.wiring.composition import migrate
+from calotype.projections.engine.follower import Follower
+from calotype.projections.feed.audience import EventAudience
+from calotype.projections.images.rows import rows_of
+from calotype.projections.past import row_version_snapshots
+from calotype.projections.past.row_version_follower import ImageSpans
+from calotype.projections.rebuild.registry import PRINTS
+from calotype.projections.rebuild.verify import differences
 from calotype.stores.log import snapshots
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
@@ -48,7 +48,7 @@ async def log(
 ) -> AsyncIterator[tuple[GroupCommitRecorder, Tamper]]:
     """A log with a few images in it, and a way to change its tables behind its back."""
     monkeypatch.setattr(snapshots, "SNAPSHOT_EVENTS", 3)
-    monkeypatch.setattr(version_snapshots, "SNAPSHOT_EVENTS", 3)
+    monkeypatch.setattr(row_version_snapshots, "SNAPSHOT_EVENTS", 3)
     path = tmp_path / "log.sqlite"
     url = (
         f"sqlite:///{path}"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from calotype.projections.webhooks.attempt import Result
 from calotype.projections.webhooks.endpoints import Endpoint
 from calotype.projections.webhooks.health import Health, Patience
-from calotype.projections.webhooks.sending import Result
 
 HOUR, DAY = 3600.0, 86400.0
 PATIENCE = Patience(5.0, 6 * HOUR, 5 * DAY)

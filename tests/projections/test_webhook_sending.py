@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from calotype.projections.webhooks.attempt import MOST_ANSWER_BYTES, UNREACHABLE, Result, Sender
 from calotype.projections.webhooks.connecting import open_session
 from calotype.projections.webhooks.destinations import Destinations
-from calotype.projections.webhooks.sending import MOST_ANSWER_BYTES, UNREACHABLE, Result, Sender
 from calotype.projections.webhooks.signing import message_id, new_secret, signed_headers
 from calotype.projections.webhooks.vault import Locked, Vault
 

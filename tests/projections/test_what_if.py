@@ -9,17 +9,17 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calotype.commands import data, deletion, members, metadata
-from calotype.commands.download import LOG_EVENT_TYPES
+from calotype.commands.context import SYSTEM, Parts, cause_of
 from calotype.commands.errors import CalotypeError
-from calotype.commands.parts import SYSTEM, Parts, cause_of
-from calotype.commands.policy import DEFAULT_POLICY, Actor, Policy
-from calotype.commands.protections import OPERATIONS, protections_of
-from calotype.commands.questions import QUESTIONS
-from calotype.http.patch import Operation
-from calotype.ops.settings import Settings
-from calotype.ops.wiring import migrate, parts_of, recorder_of
-from calotype.projections.what_if import WhatIf, unrecorded_facts
+from calotype.commands.images import data, deletion, members, metadata
+from calotype.commands.images.download import LOG_EVENT_TYPES
+from calotype.commands.policy.authorization import QUESTIONS
+from calotype.commands.policy.policy import DEFAULT_POLICY, Actor, Policy
+from calotype.commands.policy.protections import OPERATIONS, protections_of
+from calotype.http.v2.patch import Operation
+from calotype.ops.settings.settings import Settings
+from calotype.ops.wiring.composition import migrate, parts_of, recorder_of
+from calotype.projections.past.policy_replay import WhatIf, unrecorded_facts
 
 ACTORS = (
     Actor("ann", "p1", frozenset({"member", "reader"})),
@@ -191,6 +191,6 @@ def test_rules_about_what_events_do_not_record_are_told() -> None:
 
 
 def test_the_service_itself_is_recorded_as_what_is_left_out() -> None:
-    from calotype.projections import what_if
+    from calotype.projections.past import policy_replay
 
-    assert SYSTEM.recorded() == what_if._SERVICE
+    assert SYSTEM.recorded() == policy_replay._SERVICE

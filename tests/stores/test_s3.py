@@ -23,7 +23,7 @@ from calotype.stores.images.driver import (
     StoreUnavailable,
 )
 from calotype.stores.images.opening import open_driver
-from calotype.stores.images.s3_writing import part_size_bytes
+from calotype.stores.images.s3.writing import part_size_bytes
 
 MIB = 1 << 20
 XML = "application/xml"
@@ -303,9 +303,9 @@ def test_ten_thousand_parts_are_enough_and_memory_stays_modest():
 
 
 def test_growing_parts_come_together_in_order(s3_store, monkeypatch):
-    from calotype.stores.images import s3_writing
+    from calotype.stores.images.s3 import writing
 
-    monkeypatch.setattr(s3_writing, "_PARTS_A_STEP", 1)
+    monkeypatch.setattr(writing, "_PARTS_A_STEP", 1)
     data = os.urandom(40 * MIB + 3)
     sink = s3_store.driver.create("k", None)
     for start in range(0, len(data), 3 * MIB):

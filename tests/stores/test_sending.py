@@ -6,7 +6,7 @@ import os
 import pytest
 
 from calotype.stores.images.driver import StoreError, StoreUnavailable
-from calotype.stores.images.sending import blocks
+from calotype.stores.images.read_ahead import blocks
 from calotype.stores.images.threads import threads_of
 
 MIB = 1 << 20

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import calotype.commands.image  # noqa: F401 - so that the mapper knows its events
+import calotype.commands.images.image  # noqa: F401 - so that the mapper knows its events
 from calotype.stores.images.keys import MARKER
 from calotype.stores.log.log import LogUnavailable, event_mapper
 from calotype.stores.log.opening import open_log

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from calotype.ops.backends.postgres import Postgres
-from calotype.ops.wiring import migrate
-from calotype.projections.notes import new_signer
+from calotype.ops.wiring.composition import migrate
+from calotype.projections.seal.signed_note import new_signer
 from calotype.stores.log.opening import open_log
 from tests.faults.ledger.accounts import State
 from tests.faults.ledger.disk import Disk

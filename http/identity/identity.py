@@ -1,0 +1,42 @@
+"""Who asks: the ways of telling that an installation can choose from."""
+
+from aiohttp import web
+
+from calotype.commands.errors import Invalid
+from calotype.commands.policy.policy import Actor, with_implied
+from calotype.http.middleware import Unauthenticated
+
+LONGEST_ID = 255
+"""Characters of a user's or a project's id, as an image's owner has."""
+
+
+def everybody_is(user: str, project: str) -> Actor:
+    """No authentication: every request is this user of this project, an administrator."""
+    return Actor(user, project, with_implied({"admin"}))
+
+
+def by_trusted_headers(request: web.Request) -> Actor:
+    """X-User-Id, X-Project-Id and X-Roles as a proxy in front of us has set them.
+
+    Only for a listener that nobody but that proxy can reach. Roles are a comma list in any
+    case, with the implications that Keystone gives them. Raises Unauthenticated without a user,
+    and Invalid for what cannot be from that proxy alone.
+    """
+    user = _only(request, "X-User-Id")
+    if not user:
+        raise Unauthenticated("This server could not verify that you are authorized.")
+    roles = {role.strip().lower() for role in _only(request, "X-Roles", 4096).split(",")}
+    return Actor(user, _only(request, "X-Project-Id") or None, with_implied(roles - {""}))
+
+
+def _only(request: web.Request, name: str, longest: int = LONGEST_ID) -> str:
+    """The header's one value. Raises Invalid for several: a client may have added one."""
+    values = request.headers.getall(name, [""])
+    if len(values) > 1:
+        raise Invalid(f"The header {name} is given {len(values)} times.")
+    text = values[0].strip()
+    if len(text) > longest:
+        raise Invalid(f"The header {name} has over {longest} characters.")
+    if not text.isprintable():  # Bytes that are not UTF-8 are not either.
+        raise Invalid(f"The header {name} is not printable UTF-8.")
+    return text

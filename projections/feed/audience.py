@@ -1,0 +1,105 @@
+"""Who may know of an event: decided once, by what the image was when it happened.
+
+The rule. A project is told of an event when right after it the image is its own, or is shared
+with it; the changes of one member are nobody's business but the owner's and that member's. A
+project that was in this audience before the event and no longer is, is told only that the image
+was withdrawn, and nothing of what it became. Administrators and auditors are told everything and
+need no rows here. Because the answer is a function of the log alone, what was once handed out
+for a position stays true: later changes neither add to the past nor take from it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from eventsourcing.persistence import Notification
+
+from calotype.commands.images.download import DataSent
+from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.projections.past.latest import LatestImages
+from calotype.stores.log.log import CACHE_BYTES
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.snapshots import Snapshots
+from calotype.stores.log.tables import Change, Column, Index, Put, Table
+
+FOLLOWER = "event_audience_2"
+"""The name of the checkpoint of the follower that keeps this table."""
+
+FULL, OWN, SHARED, WITHDRAWN = "full", "own", "shared", "withdrawn"
+"""How much of an event is shown: to operators, owners, members, and those who lost sight of it."""
+
+EVENT_AUDIENCE = Table(
+    name="event_audience_2",
+    columns=(
+        Column("position", "integer"),
+        Column("project", "text"),
+        Column("topic", "text"),
+        Column("view", "text"),
+    ),
+    key=("position", "project"),
+    owner="position",
+    indexes=(Index("event_audience_2_by_project", ("project", "position", "topic", "view")),),
+)
+"""One row per event and project that may know of it."""
+
+_OF_ONE_MEMBER = (Image.MemberAdded, Image.MemberStatusSet, Image.MemberRemoved)
+
+
+def audience_of(image: Image | None) -> dict[str, str]:
+    """The projects that are told of changes of the image as it is, each with its view."""
+    if image is None:
+        return {}
+    told = dict.fromkeys(image.members, SHARED) if image.visibility == "shared" else {}
+    if image.owner is not None:
+        told[image.owner] = OWN
+    return told
+
+
+class EventAudience:
+    """Folds pages of the log into rows of EVENT_AUDIENCE, for a `Follower`."""
+
+    def __init__(
+        self,
+        recorder: GroupCommitRecorder,
+        *,
+        snapshots: Snapshots | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self._images = LatestImages(recorder, snapshots=snapshots, cache_bytes=cache_bytes)
+
+    def forget(self) -> None:
+        """Drops the images that it remembers."""
+        self._images.forget()
+
+    def fold(self, page: Sequence[Notification]) -> list[Change]:
+        """The rows of these events, the next in the log."""
+        rows = [
+            (notification.id, project, notification.topic, view)
+            for notification in page
+            for project, view in self._told_of(notification).items()
+        ]
+        return [Put(EVENT_AUDIENCE, rows)]
+
+    def _told_of(self, notification: Notification) -> dict[str, str]:
+        if notification.topic not in EVENT_TYPES:
+            return told_of_others(notification.topic, bytes(notification.state))
+        before = audience_of(self._images.before(notification))
+        event, image = self._images.after(notification)
+        return told_of(before, event, image)
+
+
+def told_of(before: dict[str, str], event: Any, image: Image) -> dict[str, str]:
+    """Who is told of an event that made `image`, when its audience was `before`."""
+    told = {**dict.fromkeys(before, WITHDRAWN), **audience_of(image)}
+    if isinstance(event, _OF_ONE_MEMBER):
+        concerned = (image.owner, event.member)
+        told = {project: view for project, view in told.items() if project in concerned}
+    return told
+
+
+def told_of_others(topic: str, state: bytes) -> dict[str, str]:
+    """A download is told to the owner of the image; what is of no image to operators only."""
+    if topic != DataSent.TOPIC:
+        return {}
+    owner = orjson.loads(state)["owner"]
+    return {} if owner is None else {owner: OWN}

@@ -1,0 +1,258 @@
+"""The sets of images that a caller lists, each with the index that has it in order."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from calotype.commands.policy.policy import Actor
+from calotype.projections.images.listing import Filter, ListQuery
+from calotype.projections.images.page_drivers import (
+    EQUAL,
+    Driver,
+    Tagged,
+    as_indexed,
+    by_kind,
+    drivers,
+    order_of_index,
+)
+from calotype.projections.images.pages import Statement, column_condition, having, is_storable
+from calotype.projections.images.rows import INDEXED_CHARACTERS
+from calotype.projections.images.tables import MEMBERS, PROPERTIES, TAGS
+
+BRANCHES_OF_VALUES = 8
+"""So many values of `in:` are walked side by side; more are looked for otherwise."""
+AGES = ("i.created_at", "i.id")
+
+
+@dataclass(slots=True)
+class Branch:
+    """One set of images: where its index begins, what that index answers, and what it does not."""
+
+    source: str = ""
+    indexed: list[str] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)
+    """What keeps this set apart from those before it: an image that comes twice would be counted
+    twice where a walk ends."""
+    mostly: list[str] = field(default_factory=list)
+    """What nearly all rows of the index fulfil, so that a walk need not be bounded for it."""
+    asked: list[str] = field(default_factory=list)
+    ages: tuple[str, str] = AGES
+
+
+def sets_of(query: ListQuery, actor: Actor, statement: Statement) -> list[Branch]:
+    """The sets of images that the caller lists, each by age."""
+    wanted, hidden = query.visibility, is_hidden(query, statement)
+    if actor.is_admin:
+        if wanted in ("public", "private", "shared", "community"):
+            return [Branch(indexed=[f"i.visibility = '{wanted}'", hidden])]
+        if wanted == "all":
+            return [Branch(indexed=[hidden])]
+        mostly = "i.visibility <> 'community'"
+        if actor.project is not None:
+            mostly = f"({mostly} OR i.owner = {statement.bind(actor.project)})"
+        return [Branch(indexed=[hidden], mostly=[mostly])]
+    kinds = _listed_by_all(wanted)
+    if actor.project is None:
+        return [Branch(indexed=[f"i.visibility = '{kind}'", hidden]) for kind in kinds] or [
+            Branch(indexed=["1 = 0"])
+        ]
+    project = statement.bind(actor.project)
+    foreign = f"(i.owner IS NULL OR i.owner <> {project})"
+    if wanted in ("public", "community"):
+        return [Branch(indexed=[f"i.visibility = '{wanted}'", hidden])]
+    own = Branch(indexed=[f"i.owner = {project}", hidden])
+    if wanted in ("private", "shared"):
+        own.asked.append(f"i.visibility = '{wanted}'")
+    if wanted == "private":
+        return [own]
+    statuses = ["pending", "accepted", "rejected"]
+    if query.member_status != "all":
+        statuses = [query.member_status]
+    shared = [
+        Branch(
+            source=f"{MEMBERS.name} m CROSS JOIN ",
+            indexed=["i.id = m.image_id", f"m.member = {project}", f"m.status = '{status}'"],
+            apart=[foreign],
+            mostly=["i.visibility = 'shared'", hidden],
+            ages=("m.image_created_at", "m.image_id"),
+        )
+        for status in statuses
+    ]
+    others = [
+        Branch(indexed=[f"i.visibility = '{kind}'", hidden], apart=[foreign]) for kind in kinds
+    ]
+    return [own, *shared, *others]
+
+
+def _listed_by_all(wanted: str | None) -> tuple[str, ...]:
+    if wanted == "all":
+        return ("public", "community")
+    return {None: ("public",), "public": ("public",), "community": ("community",)}.get(wanted, ())
+
+
+def branches_of(
+    query: ListQuery, actor: Actor, driver: Driver | None, statement: Statement
+) -> list[Branch]:
+    """The sets, in the order of the list, with all conditions of the query."""
+    key = query.sort[0][0]
+    sets = sets_of(query, actor, statement)
+    if not has_order_of_sets(query, actor):
+        # Only the order of all images has an index: what the caller sees is asked of each.
+        asked = (
+            []
+            if actor.is_admin and query.visibility in (None, "all")
+            else [visible(query, actor, statement)]
+        )
+        mostly = sets[0].mostly if not asked else []
+        sets = [Branch(mostly=mostly, asked=asked)]
+        (sets[0].asked if query.hidden else sets[0].mostly).append(is_hidden(query, statement))
+    if key == "created_at" and isinstance(driver, Tagged):
+        for branch in sets:
+            narrow(branch, driver, statement)
+    result = []
+    for branch in sets:
+        result += _conditioned(branch, query, actor, driver, statement)
+    return result
+
+
+def has_order_of_sets(query: ListQuery, actor: Actor) -> bool:
+    """Whether the caller's own indexes have the order of the list, and not only all images'."""
+    key = query.sort[0][0]
+    return is_ordered(query) and (
+        key == "created_at" or (key == "name" and _have_names(query, actor))
+    )
+
+
+def is_ordered(query: ListQuery) -> bool:
+    """Whether an index has the order: by one key, then by age, all in one direction."""
+    keys = [key for key, _ in query.sort]
+    one_way = len({way for _, way in query.sort}) == 1
+    return one_way and (keys in (["id"], ["created_at", "id"]) or keys[1:] == ["created_at", "id"])
+
+
+def _have_names(query: ListQuery, actor: Actor) -> bool:
+    """Whether each of the caller's sets is small or has an index by name."""
+    if actor.is_admin or actor.project is None:
+        return False
+    return query.visibility is None and query.member_status == "accepted" and not query.hidden
+
+
+def narrow(branch: Branch, driver: Tagged, statement: Statement) -> None:
+    """Starts the branch from the table of tags or properties, where its set has an index there.
+
+    What a project was offered is few, and of each it is asked whether it has the tag.
+    """
+    if branch.source:
+        tags, properties = by_kind([driver])
+        branch.mostly += having(tags, properties, statement)
+        return
+    table = TAGS if driver.name is None else PROPERTIES
+    known = [condition for condition in branch.indexed if "i.owner = " in condition]
+    known += [f"i.visibility = '{kind}'" for kind in ("public", "community")
+              if f"i.visibility = '{kind}'" in branch.indexed]  # fmt: skip
+    rest = [condition for condition in branch.indexed if condition not in known]
+    conditions = ["i.id = t.image_id"]
+    if driver.name is None:
+        conditions.append(f"t.tag = {statement.bind(driver.value)}")
+    else:
+        start = statement.bind(driver.value[:INDEXED_CHARACTERS])
+        conditions += [f"t.name = {statement.bind(driver.name)}", f"t.value_start = {start}"]
+        if len(driver.value) >= INDEXED_CHARACTERS:
+            branch.mostly.append(f"t.value = {statement.bind(driver.value)}")
+    branch.source = f"{table.name} t CROSS JOIN "
+    branch.indexed = [*conditions, *(condition.replace("i.", "t.", 1) for condition in known)]
+    branch.mostly += rest
+    branch.ages = ("t.created_at", "t.image_id")
+
+
+def _conditioned(
+    branch: Branch,
+    query: ListQuery,
+    actor: Actor,
+    driver: Driver | None,
+    statement: Statement,
+) -> list[Branch]:
+    """The branch with the filters of the query: one for each value that its index is walked by."""
+    key = query.sort[0][0]
+    tagged = [t for t in drivers(query) if isinstance(t, Tagged) and t != driver]
+    branch.asked += having(*by_kind(tagged), statement)
+    if isinstance(driver, Tagged) and key != "created_at":
+        branch.asked += having(*by_kind([driver]), statement)
+    values: tuple[Any, ...] = ()
+    for condition in query.filters:
+        if condition.operator != "neq" and condition.column == key:
+            for bound in _bounds(condition):
+                text = column_condition(bound, statement)
+                branch.indexed.append(text.replace("i.created_at", branch.ages[0]))
+        elif not values and _is_walked_by(branch, condition, actor, driver, key):
+            values = tuple(dict.fromkeys(condition.values))
+            walked = condition
+        else:
+            text = column_condition(condition, statement)
+            if branch.source and query.member_status == "accepted":
+                # What a project accepted is as few as it wants. Spelled so that no index is taken
+                # for it: these images are found by their ids.
+                branch.mostly.append(f"({text}) IS TRUE")
+            else:
+                branch.asked.append(text)
+    if not values:
+        return [branch]
+    # In the index of the value is no room for whether images are hidden.
+    indexed = [text for text in branch.indexed if "os_hidden" not in text]
+    mostly = [*branch.mostly, *(text for text in branch.indexed if "os_hidden" in text)]
+    if walked.column == "owner":
+        indexed, mostly = branch.indexed, branch.mostly
+    return [
+        Branch(
+            branch.source,
+            [*indexed, *as_indexed(one, statement)],
+            branch.apart,
+            mostly,
+            branch.asked,
+            branch.ages,
+        )
+        for value in values
+        for one in [Filter(walked.column, "eq", (value,))]
+        if is_storable(walked.column, value)
+    ]
+
+
+def _bounds(condition: Filter) -> list[Filter]:
+    """A filter by the key of the order as the ends of what is walked.
+
+    Of an equality SQLite knows how many rows it fits, and would rather sort these than walk.
+    """
+    if condition.operator != "eq":
+        return [condition]
+    return [Filter(condition.column, way, condition.values) for way in ("gte", "lte")]
+
+
+def _is_walked_by(
+    branch: Branch, condition: Filter, actor: Actor, driver: Driver | None, key: str
+) -> bool:
+    """Whether an index holds this set's images with the value by age."""
+    if key != "created_at" or branch.source or len(condition.values) > BRANCHES_OF_VALUES:
+        return False
+    if condition.operator not in ("eq", "in") or not order_of_index(condition):
+        return False
+    if "visibility" not in "".join(branch.indexed) and "owner" not in "".join(branch.indexed):
+        return condition == driver and condition.column in (*EQUAL, "owner")
+    if "i.visibility = 'public'" in branch.indexed:
+        return condition.column == "name"
+    return "i.owner = " in branch.indexed[0] and condition.column in ("name", "status")
+
+
+def visible(query: ListQuery, actor: Actor, statement: Statement) -> str:
+    """The condition that image `i` is in one of the sets that the caller lists."""
+    sets = []
+    for branch in sets_of(query, actor, statement):
+        texts = [text for text in branch.indexed if "os_hidden" not in text]
+        if branch.source:
+            texts = [f"EXISTS (SELECT 1 FROM {MEMBERS.name} m WHERE {' AND '.join(texts)})"]
+        rest = [*branch.apart, *branch.mostly, *branch.asked]
+        rest = [text for text in rest if "os_hidden" not in text]
+        sets.append(" AND ".join([*texts, *rest]) or "1 = 1")
+    return "(" + " OR ".join(f"({text})" for text in sets) + ")"
+
+
+def is_hidden(query: ListQuery, statement: Statement) -> str:
+    return f"i.os_hidden = {statement.bind(query.hidden)}"

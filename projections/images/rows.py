@@ -1,0 +1,224 @@
+"""The images projection: from an image and its latest events to the rows that queries read.
+
+A pure function, run with every append in the same transaction. The fold itself is the
+aggregate's own (`Event.apply`), so that there is one meaning of an event and not two.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import orjson
+
+from calotype.commands.images.image import Image, api_time
+from calotype.commands.policy.protections import Readable
+from calotype.projections.images.restorable import restorable_rows
+from calotype.projections.images.tables import BLOBS, IMAGES, MEMBERS, PROPERTIES, RESTORABLE, TAGS
+from calotype.stores.log.tables import Replace, Table
+
+INDEXED_CHARACTERS = 200
+
+_COMES_AND_GOES = (Image.Created, Image.Deleted, Image.Restored)
+_TOUCHES_TAGS = (*_COMES_AND_GOES, Image.TagAdded, Image.TagRemoved, Image.Updated)
+_TOUCHES_PROPERTIES = (*_COMES_AND_GOES, Image.Updated)
+_TOUCHES_MEMBERS = (
+    Image.MemberAdded,
+    Image.MemberStatusSet,
+    Image.MemberRemoved,
+    Image.Deleted,
+    Image.Restored,
+)
+_TOUCHES_BLOBS = (
+    Image.UploadStarted,
+    Image.UploadFailed,
+    Image.DataStored,
+    Image.LocationsChanged,
+    Image.Deleted,
+    Image.Restored,
+    Image.Purged,
+    Image.DataRemoved,
+)
+_SETS = frozenset(("owner", "visibility"))
+"""Fields that say who lists an image; tags and properties have them too."""
+_LEAVES_THE_IMAGE = (
+    Image.MemberAdded,
+    Image.MemberStatusSet,
+    Image.MemberRemoved,
+    Image.Purged,
+    Image.DataRemoved,
+)
+
+
+def rows_of(image: Image, events: Sequence[Image.Event]) -> list[Replace]:
+    """The rows that change when `events`, the latest of `image`, are appended."""
+    changes: list[Replace] = []
+    if not all(isinstance(event, _LEAVES_THE_IMAGE) for event in events):
+        changes.append(Replace(IMAGES, image.id, _image_rows(image)))
+    if _touched(events, _TOUCHES_TAGS, "tags") and (image.tags or image.version > 1):
+        changes.append(Replace(TAGS, image.id, _tag_rows(image)))
+    if _touched(events, _TOUCHES_PROPERTIES, "properties") and (
+        image.properties or image.version > 1
+    ):
+        changes.append(Replace(PROPERTIES, image.id, _property_rows(image)))
+    if any(isinstance(event, _TOUCHES_MEMBERS) for event in events):
+        changes.append(Replace(MEMBERS, image.id, _member_rows(image)))
+    if any(isinstance(event, _TOUCHES_BLOBS) for event in events):
+        changes.append(Replace(BLOBS, image.id, _blob_rows(image)))
+    if any(_touches_restorable(event) for event in events):
+        changes.append(Replace(RESTORABLE, image.id, restorable_rows(image)))
+    return changes
+
+
+def all_rows_of(image: Image) -> Iterator[tuple[Table, tuple[Any, ...]]]:
+    """Every row of the image as it is, each with its table."""
+    for table, rows in (
+        (IMAGES, _image_rows(image)),
+        (TAGS, _tag_rows(image)),
+        (PROPERTIES, _property_rows(image)),
+        (MEMBERS, _member_rows(image)),
+        (BLOBS, _blob_rows(image)),
+        (RESTORABLE, restorable_rows(image)),
+    ):
+        for row in rows:
+            yield table, row
+
+
+def _touches_restorable(event: Image.Event) -> bool:
+    # A deletion for good has no row there, and need not look for one.
+    if isinstance(event, Image.Deleted):
+        return event.retained_until is not None
+    return isinstance(event, (Image.Restored, Image.Purged))
+
+
+def _touched(events: Sequence[Image.Event], kinds: tuple[type, ...], what: str) -> bool:
+    for event in events:
+        if isinstance(event, Image.Updated):
+            if not _SETS.isdisjoint(event.fields):
+                return True
+            if what == "tags" and event.tags is not None:
+                return True
+            if what == "properties" and (event.properties or event.removed_properties):
+                return True
+        elif isinstance(event, kinds):
+            return True
+    return False
+
+
+def image_document(image: Image) -> bytes:
+    """The image as the API shows it to everybody: one JSON object."""
+    path = f"/v2/images/{image.image_id}"
+    return orjson.dumps(
+        {
+            **image.properties,
+            **image.fields,
+            "id": image.image_id,
+            "status": image.status,
+            "size": image.size,
+            "virtual_size": image.virtual_size,
+            "checksum": image.checksum,
+            "os_hash_algo": image.os_hash_algo,
+            "os_hash_value": image.os_hash_value,
+            "tags": image.tags,
+            "created_at": image.created_at,
+            "updated_at": api_time(image.changed_on),
+            "self": path,
+            "file": path + "/file",
+            "schema": "/v2/schemas/image",
+        }
+    )
+
+
+def readable_document(document: bytes, readable: Readable | None) -> bytes:
+    """An image's document with those custom properties alone that the reader may read.
+
+    None is a reader of all of them, for whom the document is not even looked at.
+    """
+    if readable is None:
+        return document
+    facts = orjson.loads(document)
+    if readable.holds_all(facts):
+        return document
+    return orjson.dumps({name: value for name, value in facts.items() if name in readable})
+
+
+def member_document(image: Image, member: str) -> dict[str, Any]:
+    """A membership as the API shows it."""
+    known = image.members[member]
+    return {
+        "member_id": member,
+        "image_id": image.image_id,
+        "status": known.status,
+        "created_at": known.created_at,
+        "updated_at": known.updated_at,
+        "schema": "/v2/schemas/member",
+    }
+
+
+def _image_rows(image: Image) -> list[tuple[Any, ...]]:
+    if image.status == "deleted":
+        return []
+    fields = image.fields
+    return [
+        (
+            image.id,
+            image_document(image).decode(),
+            image.status,
+            fields["visibility"],
+            fields["owner"],
+            fields["name"],
+            fields["protected"],
+            fields["os_hidden"],
+            fields["disk_format"],
+            fields["container_format"],
+            image.size,
+            image.virtual_size,
+            image.checksum,
+            image.os_hash_algo,
+            image.os_hash_value,
+            fields["min_disk"],
+            fields["min_ram"],
+            image.created_at,
+            image.updated_at,
+            orjson.dumps(image.locations).decode(),
+        )
+    ]
+
+
+def _tag_rows(image: Image) -> list[tuple[Any, ...]]:
+    if image.status == "deleted":
+        return []
+    owner, visibility = image.fields["owner"], image.fields["visibility"]
+    return [(image.id, tag, image.created_at, owner, visibility) for tag in image.tags]
+
+
+def _property_rows(image: Image) -> list[tuple[Any, ...]]:
+    if image.status == "deleted":
+        return []
+    born, owner, visibility = image.created_at, image.fields["owner"], image.fields["visibility"]
+    return [
+        (image.id, name, value, value[:INDEXED_CHARACTERS], born, owner, visibility)
+        for name, value in image.properties.items()
+        if value is not None
+    ]
+
+
+def _member_rows(image: Image) -> list[tuple[Any, ...]]:
+    if image.status == "deleted":
+        return []
+    return [
+        (
+            image.id,
+            member,
+            known.status,
+            orjson.dumps(member_document(image, member)).decode(),
+            position,
+            image.created_at,
+        )
+        for position, (member, known) in enumerate(image.members.items())
+    ]
+
+
+def _blob_rows(image: Image) -> list[tuple[Any, ...]]:
+    return [
+        (image.id, blob.url, blob.store, blob.state, blob.upload_id, blob.holder)
+        for blob in image.blobs.values()
+    ]

@@ -1,0 +1,103 @@
+"""Writing one append to SQLite: its events, its changes of query tables, under its fence."""
+
+import sqlite3
+
+from eventsourcing.persistence import IntegrityError, Tracking
+
+from calotype.stores.log.limits import exceeded
+from calotype.stores.log.log import Append, Fence, Fenced, Outcome
+from calotype.stores.log.recorder import conflict
+from calotype.stores.log.sqlite.reserve import is_trouble
+from calotype.stores.log.sqlite.rows import insert_statement, replace_rows
+from calotype.stores.log.tables import Change, Count, Put, Replace, adding, on_conflict
+
+_INSERT_EVENT = (
+    "INSERT INTO stored_events"
+    " (originator_id, originator_version, topic, state, notification_id) VALUES (?, ?, ?, ?, ?)"
+)
+_TRACK = (
+    "INSERT INTO tracking (application_name, notification_id) VALUES (:name, :id) "
+    "ON CONFLICT (application_name) DO UPDATE SET notification_id = :id "
+    "WHERE notification_id < :id"
+)
+_STANDS = "SELECT 1 FROM leases WHERE name = :name AND epoch = :epoch"
+
+
+def check_fence(connection: sqlite3.Connection, fence: Fence) -> None:
+    """Raises Fenced unless the lease is in the fence's epoch, in the transaction that is open."""
+    values = {"name": fence.lease, "epoch": fence.epoch}
+    if connection.execute(_STANDS, values).fetchone() is None:
+        raise Fenced(f"the lease {fence.lease} is no longer in epoch {fence.epoch}")
+
+
+def write_change(connection: sqlite3.Connection, change: Change) -> None:
+    """Writes a change in the transaction that is open. Raises OverLimit for what does not fit."""
+    table = change.table
+    insert = insert_statement(table)
+    if isinstance(change, Count):
+        _check_ceilings(connection, change)
+        connection.execute(f"{insert} {adding(table)}", (change.key, *change.amounts))
+        return
+    if isinstance(change, Put):
+        connection.executemany(f"{insert} {on_conflict(table, table.grows)}", change.rows)
+        return
+    replace_rows(connection, change)
+
+
+def _check_ceilings(connection: sqlite3.Connection, count: Count) -> None:
+    if not count.ceilings:
+        return
+    table = count.table
+    names = ", ".join(column.name for column in table.columns[1:])
+    statement = f"SELECT {names} FROM {table.name} WHERE {table.key[0]} = ?"
+    over = exceeded(count, connection.execute(statement, (count.key,)).fetchone())
+    if over is not None:
+        raise over
+
+
+def write_append(connection: sqlite3.Connection, append: Append, position: int) -> Outcome:
+    """Writes one append after `position` inside the transaction, or leaves nothing of it there.
+
+    Raises sqlite3.Error where the file or its disk is at fault: the transaction is over then.
+    """
+    connection.execute("SAVEPOINT one")
+    try:
+        rows = [
+            (
+                str(event.originator_id),
+                event.originator_version,
+                event.topic,
+                event.state,
+                position + number,
+            )
+            for number, event in enumerate(append.events, 1)
+        ]
+        try:
+            connection.executemany(_INSERT_EVENT, rows)
+        except sqlite3.IntegrityError:
+            raise conflict(append) from None
+        if append.fence is not None:
+            check_fence(connection, append.fence)
+        if append.tracking is not None:
+            _track(connection, append.tracking)
+        for change in append.changes:
+            if isinstance(change, Replace):
+                replace_rows(connection, change)
+            else:
+                write_change(connection, change)
+    except Exception as error:
+        if not connection.in_transaction or is_trouble(error):
+            raise  # A full disk ends the whole transaction, not only the savepoint.
+        connection.execute("ROLLBACK TO one")
+        connection.execute("RELEASE one")
+        return error
+    connection.execute("RELEASE one")
+    return [row[4] for row in rows]
+
+
+def _track(connection: sqlite3.Connection, tracking: Tracking) -> None:
+    done = connection.execute(
+        _TRACK, {"name": tracking.application_name, "id": tracking.notification_id}
+    )
+    if done.rowcount == 0:
+        raise IntegrityError(f"{tracking.application_name} has come further already")
