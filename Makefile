@@ -43,7 +43,7 @@ lint: $(VENV)/.tests
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(VENV)/.tests
-	$(BIN)/calotype bench
+	$(BIN)/python -m tests.bench $(OPTIONS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -57,13 +57,13 @@ $(VENV)/.tests: pyproject.toml | $(BIN)/python
 	touch $@ $(VENV)/.service
 
 # The Keystone of the tests, apart because it needs other versions of what we use.
-$(KEYSTONE)/.installed: ops/backends/keystone-requirements.txt
+$(KEYSTONE)/.installed: tests/backends/keystone-requirements.txt
 	$(PYTHON) -m venv $(KEYSTONE)
 	$(KEYSTONE)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 # The consumers of notifications of the tests, apart for the same reason.
-$(CEILOMETER)/.installed: ops/backends/ceilometer-requirements.txt
+$(CEILOMETER)/.installed: tests/backends/ceilometer-requirements.txt
 	$(PYTHON) -m venv $(CEILOMETER)
 	$(CEILOMETER)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@

@@ -26,7 +26,7 @@ def postgres_server() -> Iterator[str]:
     if given:
         yield given
         return
-    from calotype.ops.backends.postgres import Postgres
+    from tests.backends.postgres import Postgres
 
     # Not below pytest's own folder: other runs of the same user may take that away from `nobody`.
     with (
@@ -54,7 +54,7 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SeaweedFS"]:  # noqa: F821
     """A running S3 server."""
-    from calotype.ops.backends.seaweedfs import SeaweedFS
+    from tests.backends.seaweedfs import SeaweedFS
 
     with SeaweedFS(Path(tmp_path_factory.mktemp("seaweedfs"))) as server:
         yield server
@@ -90,8 +90,8 @@ class Cloud:
 @pytest.fixture(scope="session")
 def keystone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """A real Keystone with users of every role; `admin` is admin of the project `admin`."""
-    from calotype.ops.backends.keystone import Keystone
-    from calotype.ops.backends.keystone_accounts import Accounts
+    from tests.backends.keystone import Keystone
+    from tests.backends.keystone_accounts import Accounts
 
     with Keystone(tmp_path_factory.mktemp("keystone")) as server:
         accounts = Accounts(server.url, server.admin_password)
@@ -152,7 +152,7 @@ class Amqp:
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amqp]:
     """A real RabbitMQ: the one that CALOTYPE_TEST_AMQP names, or one of our own."""
-    from calotype.ops.backends.rabbitmq import RabbitMQ, is_installed
+    from tests.backends.rabbitmq import RabbitMQ, is_installed
 
     given = os.environ.get("CALOTYPE_TEST_AMQP")
     if given:
@@ -167,7 +167,7 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amqp]:
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Nats"]:  # noqa: F821
     """A real NATS server with JetStream."""
-    from calotype.ops.backends.nats import Nats
+    from tests.backends.nats import Nats
 
     with Nats(tmp_path_factory.mktemp("nats")) as server:
         yield server

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -234,41 +233,6 @@ def config_check(
     if found:
         raise SettingsError("\n".join(found))
     typer.echo("The configuration is valid.")
-
-
-@app.command()
-def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, short rounds.")] = False,
-    scenario: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this one; may be repeated. Only when named: identity."),
-    ] = None,
-    log: Annotated[
-        list[str] | None, typer.Option(help="Only this log: postgresql or sqlite; repeatable.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
-) -> None:
-    """Measure this machine: every figure beside a floor measured in the same run.
-
-    Needs what the tests need (`pip install calotype[test]`), because it starts a PostgreSQL.
-    """
-    from dataclasses import replace
-
-    from calotype.ops.bench.options import BenchError, Options
-    from calotype.ops.bench.options import quick as smaller
-    from calotype.ops.bench.run import bench as run
-
-    options = smaller(Options()) if quick else Options()
-    if scenario:
-        options = replace(options, scenarios=tuple(scenario))
-    if log:
-        options = replace(options, logs=tuple(log))
-    _log_to_stderr()
-    try:
-        run(replace(options, out=out, markdown=markdown))
-    except BenchError as error:
-        raise SettingsError(f"bench: {error}") from None
 
 
 def _without_password(url: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from calotype.ops.backends.ceilometer import PROGRAMS, Ceilometer, oslo_url
+from tests.backends.ceilometer import PROGRAMS, Ceilometer, oslo_url
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from calotype.ops.backends.rabbitmq import RabbitMQ, is_installed
-from calotype.ops.bench.processes import free_port
+from tests.backends.rabbitmq import RabbitMQ, is_installed
+from tests.bench.processes import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.slow

@@ -15,11 +15,11 @@ from uuid import uuid4
 import aiohttp
 import pytest
 
-from calotype.ops.backends.patroni import Cluster, Node
 from calotype.projections.engine.positions import positions_now
 from calotype.projections.feed import audience
 from calotype.projections.past import row_versions
 from calotype.stores.log.opening import open_log
+from tests.backends.patroni import Cluster, Node
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from calotype.ops.backends.seaweedfs import SeaweedFS
+from tests.backends.seaweedfs import SeaweedFS
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from calotype.ops.bench import long_log
 from calotype.projections.rebuild.registry import PRINTS
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.tables import is_spare
+from tests.bench import long_log
 
 pytestmark = pytest.mark.slow
 

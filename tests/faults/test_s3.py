@@ -11,8 +11,8 @@ import pytest
 import requests
 from minio import Minio
 
-from calotype.ops.backends.seaweedfs import SeaweedFS
 from calotype.stores.images.keys import MARKER
+from tests.backends.seaweedfs import SeaweedFS
 
 pytestmark = pytest.mark.slow
 

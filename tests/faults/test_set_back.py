@@ -11,12 +11,12 @@ import pytest
 import requests
 from typer.testing import CliRunner, Result
 
-from calotype.ops.backends.seaweedfs import SeaweedFS
 from calotype.ops.cli.main import app
 from calotype.ops.settings.settings import SettingsError
 from calotype.projections.engine.positions import positions_now
 from calotype.projections.rebuild.epochs import decoded
 from calotype.stores.log.opening import open_log
+from tests.backends.seaweedfs import SeaweedFS
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.backends.postgres import Postgres
+from tests.backends.postgres import Postgres
 
 pytestmark = pytest.mark.slow
 

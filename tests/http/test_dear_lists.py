@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from calotype.http.paths import link
-from calotype.ops.bench.processes import Partner
+from tests.bench.processes import Partner
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +114,7 @@ def beside(request: pytest.FixtureRequest, service: Any, reads: ModuleType) -> I
     kind(service.log_url or f"sqlite:///{service.folder}/log.sqlite", images).close()
     service.start()
     with ExitStack() as stack:
-        loads = [stack.enter_context(Partner("calotype.ops.bench.load")) for _ in range(2)]
+        loads = [stack.enter_context(Partner("tests.bench.load")) for _ in range(2)]
         yield Beside(service.port, *loads)
 
 

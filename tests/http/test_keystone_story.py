@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.backends.keystone import Keystone
-from calotype.ops.backends.keystone_accounts import Accounts
+from tests.backends.keystone import Keystone
+from tests.backends.keystone_accounts import Accounts
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.backends.keystone import Keystone
+from tests.backends.keystone import Keystone
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ from uuid import uuid4
 import pytest
 from eventsourcing.persistence import IntegrityError, Tracking
 
-from calotype.ops.backends.postgres import Postgres
 from calotype.stores.log.log import LogUnavailable
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Replace
+from tests.backends.postgres import Postgres
 
 Gate = Callable[[GroupCommitRecorder], AbstractContextManager[None]]
 

@@ -11,10 +11,10 @@ import aiohttp
 import pytest
 import requests
 
-from calotype.ops.backends.pgbouncer import PgBouncer, is_installed
 from calotype.ops.settings.settings import SettingsError
 from calotype.ops.wiring.composition import check_way
 from calotype.stores.log.opening import open_log
+from tests.backends.pgbouncer import PgBouncer, is_installed
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from calotype.ops.backends.nats import Nats
-from calotype.ops.backends.rabbitmq import RabbitMQ, is_installed
 from calotype.ops.settings.settings import Settings, SettingsError
 from calotype.ops.settings.sinks import NatsSink, RabbitMQSink, SinkSettings
 from calotype.ops.wiring.composition import migrate
@@ -21,6 +19,8 @@ from calotype.ops.wiring.sinks import check_files, ends_of
 from calotype.projections.engine.positions import Positions
 from calotype.projections.sinks.contract import Broker, Message, TryLater
 from calotype.stores.log.opening import open_log
+from tests.backends.nats import Nats
+from tests.backends.rabbitmq import RabbitMQ, is_installed
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from calotype.ops.backends.seaweedfs import SeaweedFS
 from calotype.stores.images.driver import Driver, Found
 from calotype.stores.images.opening import open_driver
+from tests.backends.seaweedfs import SeaweedFS
 
 BUCKET = "stores-under-test"
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from calotype.ops.backends.postgres import Postgres
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.seal.signed_note import new_signer
 from calotype.stores.log.opening import open_log
+from tests.backends.postgres import Postgres
 from tests.faults.ledger.accounts import State
 from tests.faults.ledger.disk import Disk
 from tests.faults.ledger.service import Service

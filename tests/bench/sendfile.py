@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from calotype.ops.bench.processes import START_SECONDS, end, free_port
+from tests.bench.processes import START_SECONDS, end, free_port
 
 _CONFIGURATION = """
 {user}
@@ -74,7 +74,7 @@ class FileServer:
         nginx = nginx_program()
         if nginx is None:
             arguments = [str(self._files), str(self.port)]
-            return [sys.executable, "-m", "calotype.ops.bench.sendfile", *arguments]
+            return [sys.executable, "-m", "tests.bench.sendfile", *arguments]
         configuration = self._folder / "nginx.conf"
         configuration.write_text(
             _CONFIGURATION.format(

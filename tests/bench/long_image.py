@@ -3,11 +3,11 @@
 import json
 from contextlib import ExitStack
 
-from calotype.ops.backends.postgres import Postgres
-from calotype.ops.bench.figures import Slice, Target, median_ratio, row_of
-from calotype.ops.bench.processes import CalotypeServer, settle
-from calotype.ops.bench.rig import Endpoint, Requests, Rig
-from calotype.ops.bench.subjects import creating
+from tests.backends.postgres import Postgres
+from tests.bench.figures import Slice, Target, median_ratio, row_of
+from tests.bench.processes import CalotypeServer, settle
+from tests.bench.rig import Endpoint, Requests, Rig
+from tests.bench.subjects import creating
 
 FEW_EVENTS, MANY_EVENTS = 5, 5000
 MOST_GROWTH = 2.0

@@ -19,7 +19,7 @@ from typing import Self
 import orjson
 import psycopg
 
-from calotype.ops.backends import postgres
+from tests.backends import postgres
 
 START_SECONDS = 240.0
 TTL_SECONDS = 20

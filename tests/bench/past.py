@@ -10,11 +10,11 @@ from typing import Any
 
 import orjson
 
-from calotype.ops.backends.postgres import Postgres
-from calotype.ops.bench.figures import MEGABYTE, Row, Target, row_of
-from calotype.ops.bench.long_log import fill
-from calotype.ops.bench.processes import CalotypeServer, calotype_command, peak_memory_bytes, settle
-from calotype.ops.bench.rig import Endpoint, Requests, Rig
+from tests.backends.postgres import Postgres
+from tests.bench.figures import MEGABYTE, Row, Target, row_of
+from tests.bench.long_log import fill
+from tests.bench.processes import CalotypeServer, calotype_command, peak_memory_bytes, settle
+from tests.bench.rig import Endpoint, Requests, Rig
 
 REBUILT = ("images", "versions", "audience")
 BUILDING = ("events", "indexes", "events caught up with")

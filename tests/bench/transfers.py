@@ -6,13 +6,13 @@ import urllib.request
 from pathlib import Path
 from statistics import median
 
-from calotype.ops.bench.figures import MEGABYTE, Row, Slice, Target, median_ratio, row_of
-from calotype.ops.bench.hashing import hashing_cpu_seconds
-from calotype.ops.bench.pipeline import PipelineFloor, pipeline_floor
-from calotype.ops.bench.processes import settle
-from calotype.ops.bench.rig import Endpoint, Requests, Rig
-from calotype.ops.bench.sendfile import FileServer
-from calotype.ops.bench.subjects import Subject, creating_raw
+from tests.bench.figures import MEGABYTE, Row, Slice, Target, median_ratio, row_of
+from tests.bench.hashing import hashing_cpu_seconds
+from tests.bench.pipeline import PipelineFloor, pipeline_floor
+from tests.bench.processes import settle
+from tests.bench.rig import Endpoint, Requests, Rig
+from tests.bench.sendfile import FileServer
+from tests.bench.subjects import Subject, creating_raw
 
 SMALL_UPLOAD_CONNECTIONS = 8
 """At which the target for small uploads is set."""

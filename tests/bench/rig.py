@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import structlog
 
-from calotype.ops.bench.figures import Row, Slice, Target
-from calotype.ops.bench.options import Options
-from calotype.ops.bench.processes import (
+from tests.bench.figures import Row, Slice, Target
+from tests.bench.options import Options
+from tests.bench.processes import (
     Partner,
     cpu_seconds,
     forget_peak_memory,
@@ -37,7 +37,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What to ask for; the keys of a job of `calotype.ops.bench.load`."""
+    """What to ask for; the keys of a job of `tests.bench.load`."""
 
     method: str
     paths: Sequence[str]
@@ -79,8 +79,8 @@ class Rig:
     _running_number: int = 0
 
     def __enter__(self) -> Self:
-        self._loader = Partner("calotype.ops.bench.load")
-        self._bare = Partner("calotype.ops.bench.bare")
+        self._loader = Partner("tests.bench.load")
+        self._bare = Partner("tests.bench.bare")
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from calotype.ops.backends import postgres
+from tests.backends import postgres
 
 START_SECONDS = 30.0
 _CONFIGURATION = """\

@@ -1,6 +1,6 @@
 """How long a change takes to its subscribers: from the answer of the API to the message in hand.
 
-Run as a module, `python -m calotype.ops.bench.sink_latency [CHANGES]`, it starts a server on each
+Run as a module, `python -m tests.bench.sink_latency [CHANGES]`, it starts a server on each
 log with a sink for a real RabbitMQ and one for a real NATS, creates images one after the other, and
 prints the median and the 99th percentile for both consumers.
 """
@@ -23,10 +23,10 @@ from nats.aio.msg import Msg
 from rich.console import Console
 from rich.table import Table
 
-from calotype.ops.backends.nats import Nats
-from calotype.ops.backends.postgres import Postgres
-from calotype.ops.backends.rabbitmq import RabbitMQ
-from calotype.ops.bench.processes import CalotypeServer, settle
+from tests.backends.nats import Nats
+from tests.backends.postgres import Postgres
+from tests.backends.rabbitmq import RabbitMQ
+from tests.bench.processes import CalotypeServer, settle
 
 CHANGES = 500
 PAUSE_SECONDS = 0.01

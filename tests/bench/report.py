@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from calotype.ops.bench.figures import Row, Target
+from tests.bench.figures import Row, Target
 
 COLUMNS = (
     "scenario", "log", "images", "connections", "requests/s", "p50 ms", "p99 ms", "MB/s",

@@ -5,10 +5,10 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlencode
 
-from calotype.ops.bench.figures import Row, Slice, Target, median_ratio, row_of
-from calotype.ops.bench.processes import Partner
-from calotype.ops.bench.rig import Endpoint, Requests, Rig
-from calotype.ops.bench.subjects import (
+from tests.bench.figures import Row, Slice, Target, median_ratio, row_of
+from tests.bench.processes import Partner
+from tests.bench.rig import Endpoint, Requests, Rig
+from tests.bench.subjects import (
     COMMON_NAME,
     COMMON_PROPERTY,
     COMMON_TAG,
@@ -70,7 +70,7 @@ def _name_of(subject: Subject, rig: Rig) -> str:
 def measure_create(rig: Rig, few: Subject, many: Subject) -> None:
     """POST of an image with seven fields and properties and one or two tags."""
     body = json.loads(image_body(1))
-    with Partner("calotype.ops.bench.log_floor", few.log_url) as floor:
+    with Partner("tests.bench.log_floor", few.log_url) as floor:
         for connections in rig.options.connections:
             row = _against_bare(
                 rig, "create", few, creating(), connections, _LogFloor(floor, "create", body)
@@ -81,7 +81,7 @@ def measure_create(rig: Rig, few: Subject, many: Subject) -> None:
 def measure_patch(rig: Rig, few: Subject, many: Subject) -> None:
     """PATCH of one property, over all images in turn: in and out of the cache of aggregates."""
     operation = [{"op": "replace", "path": "/os_version", "value": "@n@"}]
-    with Partner("calotype.ops.bench.log_floor", few.log_url) as floor:
+    with Partner("tests.bench.log_floor", few.log_url) as floor:
         for subject in (few, many):
             asked = Requests(
                 "PATCH",

@@ -9,9 +9,9 @@ from pathlib import Path
 import psycopg
 import structlog
 
-from calotype.ops.backends.postgres import Postgres
-from calotype.ops.bench.processes import CalotypeServer, settle
-from calotype.ops.bench.rig import Endpoint, Requests, Rig
+from tests.backends.postgres import Postgres
+from tests.bench.processes import CalotypeServer, settle
+from tests.bench.rig import Endpoint, Requests, Rig
 
 COMMON_NAME, COMMON_TAG = "common-name", "common-tag"
 COMMON_PROPERTY, COMMON_VALUE = "os_distro", "debian"

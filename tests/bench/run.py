@@ -13,13 +13,13 @@ from types import FrameType
 import structlog
 from rich.console import Console
 
-from calotype.ops.bench import identity, long_image, metadata, past, transfers
-from calotype.ops.bench.figures import MEGABYTE, Target
-from calotype.ops.bench.machine import machine_facts, touch_memory
-from calotype.ops.bench.options import BenchError, Options
-from calotype.ops.bench.report import as_json, as_markdown, print_report
-from calotype.ops.bench.rig import Rig
-from calotype.ops.bench.subjects import subjects
+from tests.bench import identity, long_image, metadata, past, transfers
+from tests.bench.figures import MEGABYTE, Target
+from tests.bench.machine import machine_facts, touch_memory
+from tests.bench.options import BenchError, Options
+from tests.bench.report import as_json, as_markdown, print_report
+from tests.bench.rig import Rig
+from tests.bench.subjects import subjects
 
 BYTES_FOR_EACH_IMAGE = 30_000
 """What an image takes at most on disk: events, rows, indexes and the database's own log."""

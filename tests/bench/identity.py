@@ -9,13 +9,13 @@ from statistics import median
 
 import bcrypt
 
-from calotype.ops.backends.keystone import Keystone
-from calotype.ops.backends.keystone_accounts import Accounts
-from calotype.ops.bench.figures import Slice, Target, median_ratio, row_of
-from calotype.ops.bench.options import BenchError
-from calotype.ops.bench.processes import CalotypeServer, settle
-from calotype.ops.bench.rig import Endpoint, Requests, Rig
-from calotype.ops.bench.subjects import Subject
+from tests.backends.keystone import Keystone
+from tests.backends.keystone_accounts import Accounts
+from tests.bench.figures import Slice, Target, median_ratio, row_of
+from tests.bench.options import BenchError
+from tests.bench.processes import CalotypeServer, settle
+from tests.bench.rig import Endpoint, Requests, Rig
+from tests.bench.subjects import Subject
 
 TARGET = 1.25
 """How much CPU a request may take whose caller is known already, as times of one without."""
