@@ -13,7 +13,7 @@ from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.cli.progress import Told
 from calotype.ops.settings.settings import SettingsError, load_settings
 from calotype.ops.wiring import composition
-from calotype.projections.engine.leadership import Taken
+from calotype.projections.engine.leadership import LeaseTaken
 from calotype.projections.engine.positions import positions_now
 from calotype.projections.rebuild.build import BuildFailed
 from calotype.projections.rebuild.compare import Comparison
@@ -119,7 +119,7 @@ def chosen_prints(names: list[str] | None) -> list[Print]:
 def _one_line_for_trouble(known: Print) -> Iterator[None]:
     try:
         yield
-    except (Taken, NothingBuilt, SwitchRefused, BuildFailed, Fenced) as error:
+    except (LeaseTaken, NothingBuilt, SwitchRefused, BuildFailed, Fenced) as error:
         typer.echo(f"{known.name}: {error}; the tables in use are as they were", err=True)
         raise typer.Exit(1) from None
 

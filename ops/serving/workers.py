@@ -77,7 +77,7 @@ class Worker:
 
 def serve_many(settings: Settings) -> int:
     """Keeps as many workers as are set until SIGTERM or SIGINT; the exit code."""
-    # Held without listening, so that port 0 means the same port for all workers.
+    # HeldLease without listening, so that port 0 means the same port for all workers.
     reserved = listening_socket(settings, shared=True)
     host = settings.http.listen.rpartition(":")[0]
     listen = f"{host}:{reserved.getsockname()[1]}"

@@ -85,11 +85,11 @@ class Leadership:
                 await asyncio.shield(self._recorder.release_lease(self._name, self._holder))
 
 
-class Taken(Exception):
+class LeaseTaken(Exception):
     """Another process holds the lease, or has died with it a moment ago."""
 
 
-class Held:
+class HeldLease:
     """A lease that a tool holds while it works."""
 
     def __init__(self, name: str, epoch: int) -> None:
@@ -104,10 +104,10 @@ class Held:
 
 
 @contextmanager
-def held(recorder: GroupCommitRecorder, name: str) -> Iterator[Held]:
-    """Holds the lease `name` while the block runs, for tools, renewed by a thread. Raises Taken."""
+def held(recorder: GroupCommitRecorder, name: str) -> Iterator[HeldLease]:
+    """Holds the lease `name` while the block runs, for tools, renewed by a thread. Raises LeaseTaken."""
     ended = threading.Event()
-    taken: Future[Held] = Future()
+    taken: Future[HeldLease] = Future()
     thread = threading.Thread(
         target=lambda: asyncio.run(_hold(recorder, name, taken, ended)), name="lease", daemon=True
     )
@@ -120,14 +120,14 @@ def held(recorder: GroupCommitRecorder, name: str) -> Iterator[Held]:
 
 
 async def _hold(
-    recorder: GroupCommitRecorder, name: str, taken: Future[Held], ended: threading.Event
+    recorder: GroupCommitRecorder, name: str, taken: Future[HeldLease], ended: threading.Event
 ) -> None:
     holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
     leadership = Leadership(recorder, name, holder)
     try:
         if not await leadership.held() or leadership.epoch is None:
-            raise Taken(f"{name} is held by another process; if that has died, try again soon")
-        mine = Held(name, leadership.epoch)
+            raise LeaseTaken(f"{name} is held by another process; if that has died, try again soon")
+        mine = HeldLease(name, leadership.epoch)
     except Exception as error:
         taken.set_exception(error)
         return

@@ -16,7 +16,7 @@ from typing import Protocol
 from eventsourcing.persistence import Tracking
 
 from calotype.projections.engine.follower import PAGE_BYTES, Fold
-from calotype.projections.engine.leadership import Held, held
+from calotype.projections.engine.leadership import HeldLease, held
 from calotype.projections.rebuild.build import build
 from calotype.projections.rebuild.compare import Comparison, compare, compare_sums
 from calotype.projections.rebuild.registry import Print, in_the_place_of
@@ -74,7 +74,7 @@ def rebuild(
     """Makes spare tables of the whole log and their indexes; `switch` is what comes next.
 
     `url` is the log's, for the processes that fill them. What an earlier rebuild has left over is
-    removed. Raises Taken while another process rebuilds this projection, and BuildFailed.
+    removed. Raises LeaseTaken while another process rebuilds this projection, and BuildFailed.
     """
     gentle = bool(asyncio.run(recorder.live_leases(SERVING)))
     with (
@@ -104,7 +104,7 @@ def rebuild(
 def look(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> Comparison:
     """Compares the spare tables with those in use, once they have caught up with the log.
 
-    Raises NothingBuilt and Taken.
+    Raises NothingBuilt and LeaseTaken.
     """
     with held(recorder, _lease(what)) as lease:
         built = _built_spare(recorder, what)
@@ -118,7 +118,7 @@ def look(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> Compar
 def switch(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> int:
     """Puts the spare tables in the place of those in use; the position at which that happened.
 
-    Raises NothingBuilt, Taken, Fenced and SwitchRefused; nothing has changed then. The former
+    Raises NothingBuilt, LeaseTaken, Fenced and SwitchRefused; nothing has changed then. The former
     tables are removed afterwards.
     """
     with held(recorder, _lease(what)) as lease:
@@ -142,7 +142,7 @@ def switch(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> int:
 
 
 def count_again(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> Comparison:
-    """Makes a table of sums again, in one step; how it was before. Raises Taken."""
+    """Makes a table of sums again, in one step; how it was before. Raises LeaseTaken."""
     assert what.sums is not None
     with held(recorder, _lease(what)):
         telling.phase("rows compared", 0)
@@ -160,7 +160,7 @@ class _CatchingUp:
         recorder: GroupCommitRecorder,
         what: Print,
         spare: TableSet,
-        lease: Held,
+        lease: HeldLease,
         built: Spare,
     ) -> None:
         self.position = built.position
@@ -235,7 +235,7 @@ def _spare(
 
 
 def _append(
-    recorder: GroupCommitRecorder, lease: Held, changes: list[Change], name: str, position: int
+    recorder: GroupCommitRecorder, lease: HeldLease, changes: list[Change], name: str, position: int
 ) -> None:
     future: Future[list[int]] = Future()
     rows: Callable[[], list[Change]] = lambda: changes  # noqa: E731 - typed, unlike an argument
@@ -245,7 +245,7 @@ def _append(
 
 
 def _remove_leftovers(
-    recorder: GroupCommitRecorder, what: Print, spare: TableSet, lease: Held, telling: Telling
+    recorder: GroupCommitRecorder, what: Print, spare: TableSet, lease: HeldLease, telling: Telling
 ) -> None:
     recorder.forget_tracking(_built(what, ""))
     telling.phase("tables removed", 0)
