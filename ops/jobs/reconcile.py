@@ -16,7 +16,7 @@ from calotype.commands.images.places import url_now
 from calotype.ops.jobs.sweeper import Swept, sweep_alone
 from calotype.projections.images.queries import Queries
 from calotype.projections.rebuild.epochs import last_event_time, lost_times
-from calotype.stores.images.driver import DataMissing, Driver, Found, StoreForbidden
+from calotype.stores.images.driver import DataMissing, Driver, StoredObject, StoreForbidden
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE = 500
@@ -106,7 +106,7 @@ async def _orphans(
             findings.removed += 1
 
 
-async def _is_beyond(reach: Reach, queries: Queries, thing: Found) -> bool:
+async def _is_beyond(reach: Reach, queries: Queries, thing: StoredObject) -> bool:
     """Whether the log may have known of these bytes once: their intent came before them."""
     written = written_for(thing.url)
     return (
@@ -116,7 +116,7 @@ async def _is_beyond(reach: Reach, queries: Queries, thing: Found) -> bool:
     )
 
 
-def _remove(driver: Driver, thing: Found) -> None:
+def _remove(driver: Driver, thing: StoredObject) -> None:
     try:
         if thing.unfinished:
             driver.discard(thing)

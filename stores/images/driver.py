@@ -44,7 +44,7 @@ class DataExists(StoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StoredObject:
     """One thing that lies in a store.
 
     `unfinished` marks what a write has not finished: a temporary file, an open multipart upload.
@@ -156,14 +156,14 @@ class Driver(Protocol):
         off, because its bytes come with the commit. Raises StoreUnavailable, StoreForbidden.
         """
 
-    def found(self) -> Iterator[Found]:
+    def found(self) -> Iterator[StoredObject]:
         """Everything in the store that is ours, unfinished things too, in bounded memory.
 
         What is written or deleted meanwhile may be seen or not. Raises StoreUnavailable rather
         than ending early.
         """
 
-    def discard(self, thing: Found) -> None:
+    def discard(self, thing: StoredObject) -> None:
         """Removes an unfinished thing; no effect when it has gone already.
 
         A write that was still under way fails at its `commit`. Raises StoreForbidden for a

@@ -16,9 +16,9 @@ from calotype.stores.images.driver import (
     Chunk,
     DataExists,
     DataMissing,
-    Found,
     Sink,
     Source,
+    StoredObject,
     StoreError,
     StoreForbidden,
     StoreFull,
@@ -157,11 +157,11 @@ class FileDriver:
         except OSError as error:
             raise store_error(error, f"Cannot discard a file in {self._incoming}") from error
 
-    def found(self) -> Iterator[Found]:
+    def found(self) -> Iterator[StoredObject]:
         yield from self._found_in(self._incoming, unfinished=True)
         yield from self._found_in(self._directory, unfinished=False)
 
-    def discard(self, thing: Found) -> None:
+    def discard(self, thing: StoredObject) -> None:
         name = os.path.basename(thing.handle)
         if not thing.unfinished or name != thing.handle or not is_key(name):
             raise StoreForbidden("Only an unfinished file of this store can be discarded.")
@@ -242,7 +242,7 @@ class FileDriver:
             return StoreForbidden(f"{path} is a symbolic link.")
         return store_error(error, f"{doing} {path}")
 
-    def _found_in(self, folder: str, *, unfinished: bool) -> Iterator[Found]:
+    def _found_in(self, folder: str, *, unfinished: bool) -> Iterator[StoredObject]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
@@ -251,7 +251,7 @@ class FileDriver:
         except OSError as error:
             raise store_error(error, f"Cannot list {folder}") from error
 
-    def _found_entry(self, entry: os.DirEntry[str], unfinished: bool) -> Found | None:
+    def _found_entry(self, entry: os.DirEntry[str], unfinished: bool) -> StoredObject | None:
         key = entry.name.rpartition(".")[0] if unfinished else entry.name
         if not is_key(key) or not is_key(entry.name):
             return None
@@ -262,7 +262,7 @@ class FileDriver:
         if not stat.S_ISREG(status.st_mode):
             return None
         url = self.base_url + key
-        return Found(url, status.st_size, status.st_mtime, unfinished, entry.name)
+        return StoredObject(url, status.st_size, status.st_mtime, unfinished, entry.name)
 
 
 class _FileSink:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from calotype.stores.images.driver import Driver, Found
+from calotype.stores.images.driver import Driver, StoredObject
 from calotype.stores.images.opening import open_driver
 from tests.backends.seaweedfs import SeaweedFS
 
@@ -30,10 +30,10 @@ class Store:
     options: dict[str, Any]
     driver: Driver
 
-    def finished(self) -> list[Found]:
+    def finished(self) -> list[StoredObject]:
         return [thing for thing in self.driver.found() if not thing.unfinished]
 
-    def unfinished(self) -> list[Found]:
+    def unfinished(self) -> list[StoredObject]:
         return [thing for thing in self.driver.found() if thing.unfinished]
 
     def put(self, key: str, data: bytes) -> str:

@@ -13,9 +13,9 @@ from minio import Minio
 from calotype.stores.images.driver import (
     DataExists,
     DataMissing,
-    Found,
     Sink,
     Source,
+    StoredObject,
     StoreError,
     StoreForbidden,
     StoreUnavailable,
@@ -176,14 +176,14 @@ class S3Driver:
         except FAILURES as error:
             raise refusal_of(error, f"Cannot look for uploads to {url}") from None
 
-    def found(self) -> Iterator[Found]:
+    def found(self) -> Iterator[StoredObject]:
         try:
             yield from self._uploads(self._prefix)
             yield from self._found_objects()
         except FAILURES as error:
             raise refusal_of(error, f"Cannot list {self.base_url}") from None
 
-    def discard(self, thing: Found) -> None:
+    def discard(self, thing: StoredObject) -> None:
         name = self._name(thing.url)
         if not thing.unfinished:
             raise StoreForbidden("Only an unfinished upload of this store can be discarded.")
@@ -245,15 +245,15 @@ class S3Driver:
                 f"{self.base_url}: no bucket {self._bucket!r}; make it or set create_bucket."
             )
 
-    def _found_objects(self) -> Iterator[Found]:
+    def _found_objects(self) -> Iterator[StoredObject]:
         for thing in self._client.list_objects(self._bucket, self._prefix, recursive=True):
             key = (thing.object_name or "").removeprefix(self._prefix)
             if not is_key(key) or thing.last_modified is None:
                 continue
             modified_at = thing.last_modified.timestamp()
-            yield Found(self.base_url + key, thing.size or 0, modified_at, False, key)
+            yield StoredObject(self.base_url + key, thing.size or 0, modified_at, False, key)
 
-    def _uploads(self, prefix: str) -> Iterator[Found]:
+    def _uploads(self, prefix: str) -> Iterator[StoredObject]:
         marker: tuple[str | None, str | None] = (None, None)
         while True:
             page = self._client._list_multipart_uploads(
@@ -267,7 +267,7 @@ class S3Driver:
                 if not is_key(key) or upload.upload_id is None or upload.initiated_time is None:
                     continue
                 began_at = upload.initiated_time.timestamp()
-                yield Found(self.base_url + key, 0, began_at, True, upload.upload_id)
+                yield StoredObject(self.base_url + key, 0, began_at, True, upload.upload_id)
             # The SDK (7.2) files this marker under a name that is not its own.
             upload_marker = vars(page).get("self._next_upload_id_marker")
             following = (page.next_key_marker, upload_marker or page.next_upload_id_marker)
