@@ -18,7 +18,7 @@ from calotype.http.middleware import (
     seconds_left,
 )
 from calotype.projections.consumers.account import Consumer
-from calotype.projections.consumers.claims import Answer, Wish
+from calotype.projections.consumers.claims import Answer, AnswerKind
 from calotype.projections.consumers.consumers import OWN_MARK, Delivery
 from calotype.projections.consumers.requests import (
     BEGINNING,
@@ -35,7 +35,7 @@ from calotype.projections.consumers.requests import (
     checked_number,
     checked_position,
     checked_seconds,
-    checked_wishes,
+    checked_subscription,
     consumer_feed,
 )
 from calotype.projections.consumers.status import (
@@ -68,10 +68,12 @@ async def put(request: web.Request) -> web.Response:
     """PUT /log/v1/consumers/{name}: makes it (201), or changes what it wants (200)."""
     project, name = _feed(request, MODIFY), checked_name(request.match_info["name"])
     api, given = request.app[API], await _body(request, (*_WISHES, "start"))
-    wishes = checked_wishes(given)
+    subscription = checked_subscription(given)
     start = await checked_position(api.feed, given.get("start", BEGINNING), "start")
     user = actor_of(request).user
-    consumer, new = await api.consumers.put(project, name, wishes, start=start, created_by=user)
+    consumer, new = await api.consumers.put(
+        project, name, subscription, start=start, created_by=user
+    )
     return await _shown(api, consumer, 201 if new else 200)
 
 
@@ -127,10 +129,13 @@ async def ack(request: web.Request) -> web.Response:
     """
     project, name = _feed(request, USE), checked_name(request.match_info["name"])
     given = await _body(request, ("tokens", "failed", "released"))
-    wanted: list[tuple[str, str, Wish, dict[str, Any]]] = []
-    wishes: tuple[tuple[str, Wish], ...] = (("tokens", "acknowledge"), ("released", "release"))
-    for field, wish in wishes:
-        wanted += [(place, token, wish, {}) for place, token in _listed(given, field)]
+    wanted: list[tuple[str, str, AnswerKind, dict[str, Any]]] = []
+    kinds: tuple[tuple[str, AnswerKind], ...] = (
+        ("tokens", "acknowledge"),
+        ("released", "release"),
+    )
+    for field, kind in kinds:
+        wanted += [(place, token, kind, {}) for place, token in _listed(given, field)]
     for place, failure in _listed(given, "failed", dict):
         wanted.append(_failure(place, failure))
     return await _answered(request, project, name, wanted)
@@ -142,7 +147,7 @@ async def extend(request: web.Request) -> web.Response:
     given = await _body(request, ("tokens", "ack_seconds"))
     details = {"seconds": _ack_seconds(given)}
     tokens = _listed(given, "tokens")
-    extended: Wish = "extend"
+    extended: AnswerKind = "extend"
     wanted = [(place, token, extended, details) for place, token in tokens]
     return await _answered(request, project, name, wanted)
 
@@ -207,7 +212,7 @@ def _ack_seconds(given: dict[str, object]) -> float:
     return seconds
 
 
-def _failure(place: str, given: dict[str, object]) -> tuple[str, Any, Wish, dict[str, Any]]:
+def _failure(place: str, given: dict[str, object]) -> tuple[str, Any, AnswerKind, dict[str, Any]]:
     token, error, retry = (f"{place}.{name}" for name in ("token", "error", "retry_after_seconds"))
     told = {f"{place}.{name}": value for name, value in given.items()}
     checked_fields(told, (token, error, retry))
@@ -239,20 +244,20 @@ async def _answered(
     request: web.Request,
     project: str | None,
     name: str,
-    wanted: list[tuple[str, Any, Wish, dict[str, Any]]],
+    wanted: list[tuple[str, Any, AnswerKind, dict[str, Any]]],
 ) -> web.Response:
     """Hands all answers over at once; nothing is done when one of them makes no sense."""
     api = request.app[API]
     if not 1 <= len(wanted) <= MAX_LIMIT:
         raise Invalid(f"Between 1 and {MAX_LIMIT} tokens are answered at once.", "tokens")
     answers: dict[int, Answer] = {}
-    for place, token, wish, details in wanted:
+    for place, token, kind, details in wanted:
         if not isinstance(token, str):
             raise Invalid(f"'{place}' must be a token.", place)
         position, nonce = await api.consumers.token_parts(token, place)
         if position in answers:
             raise Invalid(f"'{place}' is of a delivery that is answered here already.", place)
-        answers[position] = Answer(position, nonce, wish, **details)
+        answers[position] = Answer(position, nonce, kind, **details)
     outcomes = await api.consumers.answer(project, name, list(answers.values()))
     results = [
         {"token": token, "result": outcome, "status": STATUS.get(outcome, 200)}

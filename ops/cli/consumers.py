@@ -25,7 +25,7 @@ from calotype.projections.consumers.requests import (
     BEGINNING,
     checked_name,
     checked_position,
-    checked_wishes,
+    checked_subscription,
 )
 from calotype.projections.consumers.status import (
     described_now,
@@ -123,7 +123,7 @@ def create(
     log_url: LogUrlOption = None,
 ) -> None:
     """Make a consumer, or change what the one of that name wants."""
-    wishes = {
+    fields = {
         "types": types or [],
         "image": image,
         "on_parked": on_parked,
@@ -135,7 +135,7 @@ def create(
         consumer, _ = await consumers.put(
             project,
             checked_name(name),
-            checked_wishes(wishes),
+            checked_subscription(fields),
             start=position,
             created_by=f"cli:{getpass.getuser()}",
         )

@@ -84,7 +84,7 @@ PARKED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Subscription:
     """What a consumer wants to be handed out, and how."""
 
     types: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class Consumer:
     """Whose feed it reads; None is the feed of operators, with everything."""
     name: str
     revision: str
-    wishes: Wishes
+    subscription: Subscription
     taken_to: int
     """Every wanted event up to this position is settled or has a row."""
     created_at: str
@@ -116,7 +116,7 @@ class Consumer:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class QueueState:
     """What a member could get now, without waiting for anybody."""
 
     due_at: float | None
@@ -136,7 +136,7 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FeedSlice:
     """Wanted events of the feed for a consumer of this revision: all after `start`, up to `end`."""
 
     revision: str
@@ -192,7 +192,9 @@ def consumer_sql(where: str) -> str:
 def consumer_of(row: tuple[Any, ...]) -> Consumer:
     """From a row of `consumer_sql`."""
     feed, name, revision, types, image, on_parked, max_attempts, taken_to, *created = row
-    wanted = Wishes(tuple(orjson.loads(types)), image and UUID(image), on_parked, max_attempts)
+    wanted = Subscription(
+        tuple(orjson.loads(types)), image and UUID(image), on_parked, max_attempts
+    )
     return Consumer(feed or None, name, revision, wanted, taken_to, *created)
 
 
@@ -203,7 +205,7 @@ def loaded(fetch: Fetch, key: Key) -> Consumer | None:
 
 
 def look_sql(clock: str) -> str:
-    """The statement behind `Look`; the parameters are feed, name, on_parked and member."""
+    """The statement behind `QueueState`; the parameters are feed, name, on_parked and member."""
     return _LOOK.format(clock=clock)
 
 
@@ -214,7 +216,7 @@ def now_of(fetch: Fetch, clock: str) -> float:
 
 def save(fetch: Fetch, consumer: Consumer) -> None:
     """Makes the consumer, or changes the one of its name into it."""
-    wishes = consumer.wishes
+    subscription = consumer.subscription
     fetch(
         "INSERT INTO consumers (feed, name, revision, types, image, on_parked, max_attempts, "
         "taken_to, created_at, created_by) VALUES (:feed, :name, :revision, :types, :image, "
@@ -225,10 +227,10 @@ def save(fetch: Fetch, consumer: Consumer) -> None:
         mine(
             consumer.key,
             revision=consumer.revision,
-            types=orjson.dumps(wishes.types).decode(),
-            image=None if wishes.image is None else str(wishes.image),
-            on_parked=wishes.on_parked,
-            max_attempts=wishes.max_attempts,
+            types=orjson.dumps(subscription.types).decode(),
+            image=None if subscription.image is None else str(subscription.image),
+            on_parked=subscription.on_parked,
+            max_attempts=subscription.max_attempts,
             taken_to=consumer.taken_to,
             created_at=consumer.created_at,
             created_by=consumer.created_by,
@@ -253,7 +255,7 @@ def drop_open(fetch: Fetch, key: Key, position: int) -> None:
 
 def expire(fetch: Fetch, consumer: Consumer, now: float) -> None:
     """Ends the claims whose time is over."""
-    values = {"now": now, "max_attempts": consumer.wishes.max_attempts}
+    values = {"now": now, "max_attempts": consumer.subscription.max_attempts}
     fetch(_EXPIRE, mine(consumer.key, **values))
 
 
@@ -263,7 +265,7 @@ def note_member(fetch: Fetch, key: Key, member: str, now: float) -> None:
     fetch(_FORGET_MEMBERS, mine(key))
 
 
-def take(fetch: Fetch, consumer: Consumer, found: Found) -> None:
+def take(fetch: Fetch, consumer: Consumer, found: FeedSlice) -> None:
     """Takes what others have not taken before, as long as there is room."""
     if found.revision != consumer.revision or found.start > consumer.taken_to:
         return  # What it wants, or where it stands, is not what this was looked up for.
@@ -305,7 +307,7 @@ def claim(
     fetch: Fetch, consumer: Consumer, member: str, limit: int, nonce: str, now: float, until: float
 ) -> list[Claim]:
     """Hands out up to `limit` events, one of each image, in the order of the log."""
-    values = {"on_parked": consumer.wishes.on_parked, "now": now, "limit": limit}
+    values = {"on_parked": consumer.subscription.on_parked, "now": now, "limit": limit}
     ready = fetch(_READY, mine(consumer.key, **values))
     positions: list[int] = []
     size = 0

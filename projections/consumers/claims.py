@@ -15,7 +15,7 @@ LONGEST_ERROR = 1000
 LONGEST_PAUSE_SECONDS = 300.0
 """The pauses between attempts are 1, 2, 4, 8 ... seconds, up to this, if nobody says how long."""
 
-Wish = Literal["acknowledge", "fail", "release", "extend"]
+AnswerKind = Literal["acknowledge", "fail", "release", "extend"]
 Outcome = Literal["acknowledged", "failed", "parked", "released", "extended", "expired", "settled"]
 """failed: it will be tried again. expired: the claim was over, and the event goes to somebody
 again. settled: nothing is left to answer; the token was answered before, or the event is gone."""
@@ -30,7 +30,7 @@ class Answer:
 
     position: int
     nonce: str
-    wish: Wish = "acknowledge"
+    kind: AnswerKind = "acknowledge"
     error: str = ""
     """Of a failure: why, for who looks at it later."""
     seconds: float | None = None
@@ -50,7 +50,7 @@ class _Row:
 def answer_all(
     fetch: Fetch, consumer: Consumer, answers: Sequence[Answer], now: float
 ) -> list[Outcome]:
-    """Does what the answers wish where their claims still hold; says what became of each."""
+    """Does what the answers say where their claims still hold; says what became of each."""
     rows = _rows(fetch, consumer.key, [answer.position for answer in answers])
     outcomes: list[Outcome] = []
     done: dict[Outcome, list[Answer]] = {}
@@ -81,12 +81,12 @@ def _outcome(answer: Answer, row: _Row | None, consumer: Consumer, now: float) -
         return "settled"  # The nonce of a claim that ran out is not kept; this one was answered.
     if row.due_at <= now:
         return "expired"
-    if answer.wish == "fail":
-        return "parked" if row.attempts >= consumer.wishes.max_attempts else "failed"
-    return _DONE[answer.wish]
+    if answer.kind == "fail":
+        return "parked" if row.attempts >= consumer.subscription.max_attempts else "failed"
+    return _DONE[answer.kind]
 
 
-_DONE: dict[Wish, Outcome] = {
+_DONE: dict[AnswerKind, Outcome] = {
     "acknowledge": "acknowledged",
     "release": "released",
     "extend": "extended",

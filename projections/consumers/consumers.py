@@ -26,10 +26,10 @@ from calotype.projections.consumers import claims as consumer_answers
 from calotype.projections.consumers.account import (
     Claim,
     Consumer,
-    Found,
+    FeedSlice,
     Key,
-    Look,
-    Wishes,
+    QueueState,
+    Subscription,
     key_of,
     mine,
 )
@@ -101,12 +101,12 @@ class Consumers:
         self,
         project: str | None,
         name: str,
-        wishes: Wishes,
+        subscription: Subscription,
         *,
         start: int = 0,
         created_by: str | None = None,
     ) -> tuple[Consumer, bool]:
-        """Makes the consumer, to begin after the position `start`, or changes its wishes; whether
+        """Makes the consumer, to begin after the position `start`, or changes its subscription; whether
         it is new.
 
         Changed types and images count for what it has not taken from the feed yet. Raises
@@ -117,14 +117,14 @@ class Consumers:
 
         def work(fetch: Fetch) -> tuple[Consumer, bool]:
             there = account.loaded(fetch, key_of(project, name))
-            if there is not None and there.wishes == wishes:
+            if there is not None and there.subscription == subscription:
                 return there, False
             revision = secrets.token_hex(8)
             if there is not None:
-                changed = replace(there, wishes=wishes, revision=revision)
+                changed = replace(there, subscription=subscription, revision=revision)
             else:
                 now = clock_text(datetime.now(UTC))
-                changed = Consumer(project, name, revision, wishes, start, now, created_by)
+                changed = Consumer(project, name, revision, subscription, start, now, created_by)
             account.save(fetch, changed)
             return changed, there is None
 
@@ -185,7 +185,7 @@ class Consumers:
         loop = asyncio.get_running_loop()
         start = loop.time()
         deadline = start + wait_seconds
-        found: Found | None = None
+        found: FeedSlice | None = None
         with self._stirring(key_of(project, name)) as stirred:
             while True:
                 stirred.clear()
@@ -301,14 +301,14 @@ class Consumers:
 
         return await self._transact(key, on_consumer)
 
-    async def _look(self, consumer: Consumer, member: str) -> Look:
-        values = mine(consumer.key, on_parked=consumer.wishes.on_parked, member=member)
+    async def _look(self, consumer: Consumer, member: str) -> QueueState:
+        values = mine(consumer.key, on_parked=consumer.subscription.on_parked, member=member)
         rows = await self.recorder.fetch(account.look_sql(self.recorder.CLOCK), values)
-        return Look(*rows[0])
+        return QueueState(*rows[0])
 
     async def _search(
-        self, consumer: Consumer, look: Look, before: Found | None, limit: int
-    ) -> tuple[Found, Page]:
+        self, consumer: Consumer, look: QueueState, before: FeedSlice | None, limit: int
+    ) -> tuple[FeedSlice, Page]:
         """What follows in the feed; nothing where enough is taken already, or there is no room."""
         start = after = consumer.taken_to
         if before is not None and before.continues(consumer):
@@ -316,17 +316,17 @@ class Consumers:
             if before.all_there_was and not self.feed.waking.knows_more(consumer.project, after):
                 return before, Page([], after, full=False)
         if look.ready >= limit or not look.room:
-            nothing = Found(consumer.revision, start, (), after, all_there_was=False)
+            nothing = FeedSlice(consumer.revision, start, (), after, all_there_was=False)
             return nothing, Page([], after, full=False)
-        wishes = consumer.wishes
+        subscription = consumer.subscription
         wanted = min(max(limit, READ_EVENTS), look.room)
-        question = Question(consumer.project, after, wanted, wishes.types, wishes.image)
+        question = Question(consumer.project, after, wanted, subscription.types, subscription.image)
         page = await self.feed.page(question)
         events = [(position, _image_of(event), len(event)) for position, event in page.events]
-        return Found(consumer.revision, start, events, page.next, not page.full), page
+        return FeedSlice(consumer.revision, start, events, page.next, not page.full), page
 
     async def _claim(
-        self, consumer: Consumer, found: Found, member: str, limit: int, ack_seconds: float
+        self, consumer: Consumer, found: FeedSlice, member: str, limit: int, ack_seconds: float
     ) -> list[Claim]:
         nonce = secrets.token_hex(8)
 
@@ -375,7 +375,7 @@ class Consumers:
                 del self._waiting[key]
 
     async def _pause(
-        self, consumer: Consumer, look: Look, end: int, seconds: float, stirred: asyncio.Event
+        self, consumer: Consumer, look: QueueState, end: int, seconds: float, stirred: asyncio.Event
     ) -> None:
         """Waits until there may be something: new after `end`, settled in this process, or due."""
         seconds = min(seconds, LOOK_SECONDS)
@@ -399,7 +399,7 @@ def _image_of(event: bytes) -> str:
     return str(UUID(told["data"]["image_id"]) if downloaded else told["subject"])
 
 
-def _is_worth_a_write(consumer: Consumer, look: Look, found: Found, more: bool) -> bool:
+def _is_worth_a_write(consumer: Consumer, look: QueueState, found: FeedSlice, more: bool) -> bool:
     return bool(
         found.events
         or look.ready

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.policy.policy import Actor, require_call
-from calotype.projections.consumers.account import OnParked, Wishes
+from calotype.projections.consumers.account import OnParked, Subscription
 from calotype.projections.consumers.consumers import OWN_MARK
 from calotype.projections.feed.feed import Feed, known_types, reader_of
 
@@ -71,9 +71,9 @@ def checked_fields(given: Mapping[str, object], known: Sequence[str]) -> None:
             raise Invalid(f"There is no field '{shown}' here; use {', '.join(known)}.", shown)
 
 
-def checked_wishes(given: Mapping[str, object]) -> Wishes:
-    """The wishes among the given fields. Raises Invalid naming the one that makes no sense."""
-    default = Wishes()
+def checked_subscription(given: Mapping[str, object]) -> Subscription:
+    """The subscription among the given fields. Raises Invalid naming the one that makes no sense."""
+    default = Subscription()
     types = given.get("types", [])
     if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
         raise Invalid("'types' must be a list of event types; see /log/v1/schemas.", "types")
@@ -82,7 +82,7 @@ def checked_wishes(given: Mapping[str, object]) -> Wishes:
         raise Invalid(f"'on_parked' must be one of {', '.join(get_args(OnParked))}.", "on_parked")
     attempts = checked_number(given, "max_attempts", default.max_attempts, 1, MOST_ATTEMPTS)
     image = given.get("image")
-    return Wishes(
+    return Subscription(
         types=known_types(types),
         image=None if image is None else _image(image),
         on_parked=on_parked,

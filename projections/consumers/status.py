@@ -60,9 +60,9 @@ async def state_of(consumers: Consumers, consumer: Consumer) -> State:
     recorder, feed = consumers.recorder, consumers.feed
     rows = await recorder.fetch(_STATE.format(clock=recorder.CLOCK), mine(consumer.key))
     waiting, claimed, parked, first_open, oldest = rows[0]
-    wishes, taken_to = consumer.wishes, consumer.taken_to
+    subscription, taken_to = consumer.subscription, consumer.taken_to
     ahead, more = await feed.ahead(
-        Question(consumer.project, taken_to, LAG_COUNTED, wishes.types, wishes.image)
+        Question(consumer.project, taken_to, LAG_COUNTED, subscription.types, subscription.image)
     )
     members: list[Any] = await recorder.fetch(_MEMBERS, mine(consumer.key))
     return State(
@@ -79,14 +79,14 @@ async def state_of(consumers: Consumers, consumer: Consumer) -> State:
 
 def described(positions: Positions, consumer: Consumer) -> dict[str, Any]:
     """The consumer as JSON tells it."""
-    wishes = consumer.wishes
+    subscription = consumer.subscription
     return {
         "name": consumer.name,
         "project": consumer.project,
-        "types": list(wishes.types),
-        "image": None if wishes.image is None else str(wishes.image),
-        "on_parked": wishes.on_parked,
-        "max_attempts": wishes.max_attempts,
+        "types": list(subscription.types),
+        "image": None if subscription.image is None else str(subscription.image),
+        "on_parked": subscription.on_parked,
+        "max_attempts": subscription.max_attempts,
         "created_at": consumer.created_at,
         "created_by": consumer.created_by,
         "taken_to": positions.encode(consumer.taken_to),

@@ -105,7 +105,7 @@ class HeldLease:
 
 @contextmanager
 def held(recorder: GroupCommitRecorder, name: str) -> Iterator[HeldLease]:
-    """Holds the lease `name` while the block runs, for tools, renewed by a thread. Raises LeaseTaken."""
+    """Holds the lease `name`, for tools, renewed by a thread. Raises LeaseTaken."""
     ended = threading.Event()
     taken: Future[HeldLease] = Future()
     thread = threading.Thread(

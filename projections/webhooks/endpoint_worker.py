@@ -140,11 +140,11 @@ class Line:
         if not long:
             return
         until = loop.time() + CLAIM_SECONDS
-        wishes = [
+        answers = [
             Answer(one.delivery.position, one.nonce, "extend", seconds=CLAIM_SECONDS)
             for one in long
         ]
-        outcomes = await self._consumers.answer(*self._consumer, wishes)
+        outcomes = await self._consumers.answer(*self._consumer, answers)
         for one, outcome in zip(long, outcomes, strict=True):
             if outcome == "extended":
                 one.claimed_until = until

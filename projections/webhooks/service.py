@@ -17,7 +17,7 @@ from calotype.commands.errors import Conflict, Forbidden, Invalid, NotFound, Una
 from calotype.commands.images.image import clock_text
 from calotype.commands.policy.policy import Actor, Policy, may, require_call, with_implied
 from calotype.commands.policy.protections import Readable
-from calotype.projections.consumers.account import Wishes
+from calotype.projections.consumers.account import Subscription
 from calotype.projections.consumers.consumers import Consumers
 from calotype.projections.consumers.status import described_now, described_parked, moment_text
 from calotype.projections.feed.cloudevents import source_of, type_of
@@ -116,8 +116,8 @@ class Webhooks:
             with suppress(NotFound):
                 await self.consumers.delete(*consumer)
         # First the consumer, because an endpoint without one could not be delivered to.
-        wishes = Wishes(types, max_attempts=self._attempts)
-        await self.consumers.put(*consumer, wishes, start=start)
+        subscription = Subscription(types, max_attempts=self._attempts)
+        await self.consumers.put(*consumer, subscription, start=start)
         try:
             made = await self.endpoints.put(
                 project, name, wanted.url, types, enabled=wanted.enabled

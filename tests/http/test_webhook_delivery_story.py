@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from standardwebhooks import Webhook
 
-from calotype.projections.consumers.account import Wishes
+from calotype.projections.consumers.account import Subscription
 from calotype.projections.webhooks import endpoint_worker, health
 
 WEBHOOKS = "/log/v1/webhooks"
@@ -418,7 +418,7 @@ async def test_nothing_is_left_of_one_that_was_made_or_deleted_half_way(
     admin, webhooks = cloud.admin, cloud.api.webhooks
     await admin.create(name="before")
     # As a process leaves it that dies between the two steps of making one.
-    await webhooks.consumers.put(None, "webhook:ci", Wishes(), start=0)
+    await webhooks.consumers.put(None, "webhook:ci", Subscription(), start=0)
     await admin.hook(receiver.url + "/first")
     await admin.create(name="a")
     await becomes(lambda: receiver.events("/first"))

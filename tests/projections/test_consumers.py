@@ -16,7 +16,7 @@ from calotype.commands.errors import LimitExceeded, NotFound
 from calotype.commands.images.image import create
 from calotype.commands.policy.policy import Cause
 from calotype.projections.consumers import account, consumers
-from calotype.projections.consumers.consumers import Answer, Consumers, Delivery, Wishes
+from calotype.projections.consumers.consumers import Answer, Consumers, Delivery, Subscription
 from calotype.projections.feed import feed
 from calotype.projections.feed.audience import EVENT_AUDIENCE
 from calotype.projections.feed.feed import Feed
@@ -90,7 +90,7 @@ class Process:
             await self.log.change(image_id, lambda _: None, _tagged)
 
     async def make(self, start: int = 0, **wishes: Any) -> None:
-        await self.consumers.put(None, "c", Wishes(**wishes), start=start)
+        await self.consumers.put(None, "c", Subscription(**wishes), start=start)
 
     async def fetch(self, limit: int = 100, member: str = "m", **more: Any) -> list[Delivery]:
         return await self.consumers.fetch(None, "c", member=member, limit=limit, **more)
@@ -331,11 +331,11 @@ async def test_changed_wishes_count_for_what_is_not_taken_yet(process: Process) 
     await process.make(types=("image.created",))
     await process.ack(await process.fetch())
     await process.change(image)
-    consumer, new = await process.consumers.put(None, "c", Wishes(("image.tag_added",)))
+    consumer, new = await process.consumers.put(None, "c", Subscription(("image.tag_added",)))
     assert not new
     assert consumer.taken_to == 1
     assert await process.positions() == [2]
-    same, new = await process.consumers.put(None, "c", Wishes(("image.tag_added",)))
+    same, new = await process.consumers.put(None, "c", Subscription(("image.tag_added",)))
     assert (same.revision, new) == (consumer.revision, False)
 
 
@@ -411,12 +411,12 @@ async def test_a_consumer_too_many_is_refused_but_for_those_of_the_service(
 ) -> None:
     monkeypatch.setattr(consumers, "CONSUMERS_LIMIT", 2)
     for name in ("a", "webhook:x", "b", "webhook:y"):
-        await process.consumers.put("p1", name, Wishes())
+        await process.consumers.put("p1", name, Subscription())
     with pytest.raises(LimitExceeded):
-        await process.consumers.put("p1", "c", Wishes())
-    await process.consumers.put("p1", "a", Wishes(on_parked="hold"))
-    await process.consumers.put("p2", "c", Wishes())
-    await process.consumers.put(None, "c", Wishes())
+        await process.consumers.put("p1", "c", Subscription())
+    await process.consumers.put("p1", "a", Subscription(on_parked="hold"))
+    await process.consumers.put("p2", "c", Subscription())
+    await process.consumers.put(None, "c", Subscription())
     assert [one.name for one in await process.consumers.of_feed("p1")] == [
         "a", "b", "webhook:x", "webhook:y",
     ]  # fmt: skip
@@ -426,7 +426,7 @@ async def test_a_consumer_too_many_is_refused_but_for_those_of_the_service(
         await process.consumers.get("p1", "b")
     with pytest.raises(NotFound):
         await process.consumers.delete("p1", "b")
-    await process.consumers.put("p1", "c", Wishes())
+    await process.consumers.put("p1", "c", Subscription())
 
 
 async def test_a_consumer_made_anew_knows_nothing_of_the_one_before(process: Process) -> None:
