@@ -99,7 +99,7 @@ async def _resend(
     """Tells what became of it; whether something is left undone."""
     positions = positions_now(recorder)
     ends = ends_of(recorder, positions, name, sink_named(settings, name))
-    resending = Resending(recorder, ends.telling, None if dry_run else ends.broker)
+    resending = Resending(recorder, ends.encoder, None if dry_run else ends.broker)
     console = Console(stderr=True)
     columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     trouble = ""

@@ -100,7 +100,7 @@ def redeliver(
         positions = positions_now(recorder)
         chosen = _chosen(recorder, positions, name, only)
         ends = ends_of(recorder, positions, name, sink)
-        resending = Resending(recorder, ends.telling, ends.broker)
+        resending = Resending(recorder, ends.encoder, ends.broker)
 
         async def go() -> int:
             try:

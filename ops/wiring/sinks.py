@@ -11,7 +11,7 @@ from calotype.ops.settings.settings import Settings, SettingsError
 from calotype.ops.settings.sinks import NatsSink, RabbitMQSink, SinkSettings
 from calotype.projections.engine.positions import Positions
 from calotype.projections.feed.feed import Feed
-from calotype.projections.sinks.contract import Broker, Telling
+from calotype.projections.sinks.contract import Broker, MessageEncoder
 from calotype.projections.sinks.delivery import Delivery
 from calotype.projections.sinks.exists_audit import Existing
 from calotype.projections.sinks.glance import is_disabled
@@ -22,10 +22,10 @@ log = structlog.get_logger("calotype.sinks")
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class SinkParts:
     """The two ends of a sink: what tells events, and what takes the messages."""
 
-    telling: Telling
+    encoder: MessageEncoder
     broker: Broker
 
 
@@ -39,7 +39,7 @@ def sink_named(settings: Settings, name: str) -> SinkSettings:
 
 def ends_of(
     recorder: GroupCommitRecorder, positions: Positions, name: str, table: SinkSettings
-) -> Ends:
+) -> SinkParts:
     """Both ends of one sink. Raises SettingsError when its certificates cannot be used."""
     tls = _tls(name, table)
     # Clients of brokers take memory in every process: only those that are needed are loaded.
@@ -47,13 +47,13 @@ def ends_of(
         from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
 
         topology = Topology(table.exchange, table.durable, table.quorum)
-        telling = OsloTelling(recorder, envelope_of(positions, table))
-        return Ends(telling, RabbitMQ(table.urls, topology, tls=tls))
+        encoder = OsloTelling(recorder, envelope_of(positions, table))
+        return SinkParts(encoder, RabbitMQ(table.urls, topology, tls=tls))
     from calotype.projections.sinks.jetstream import JetStream, JetStreamTelling, Stream
 
     stream = Stream(table.stream, table.subject, table.replicas, table.duplicate_window_seconds)
     broker = JetStream(table.urls, stream, tls=tls, credentials_file=table.credentials_file)
-    return Ends(JetStreamTelling(recorder, positions, table.subject), broker)
+    return SinkParts(JetStreamTelling(recorder, positions, table.subject), broker)
 
 
 def envelope_of(positions: Positions, table: RabbitMQSink) -> OsloEnvelope:
@@ -76,7 +76,7 @@ async def registered_deliveries(settings: Settings, parts: Parts, feed: Feed) ->
         delivery = Delivery(
             recorder,
             name,
-            ends.telling,
+            ends.encoder,
             ends.broker,
             holder=parts.process_id,
             wait=feed.waking.grown,

@@ -24,8 +24,8 @@ class Message:
 
     id: str
     """The same whenever the same event is told again."""
-    lane: str
-    """Messages of one lane arrive in order; of different lanes in any."""
+    ordering_key: str
+    """Messages of one ordering_key arrive in order; of different lanes in any."""
     route: str
     """A routing key, or a subject."""
     kind: str
@@ -34,7 +34,7 @@ class Message:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Telling(Protocol):
+class MessageEncoder(Protocol):
     """Says events in the form that the readers of a sink know."""
 
     def messages(self, event: Notification) -> Sequence[Message]:

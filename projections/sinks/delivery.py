@@ -18,7 +18,7 @@ from eventsourcing.persistence import IntegrityError, Tracking
 
 from calotype.projections.engine.leadership import Leadership
 from calotype.projections.engine.positions import positions_now
-from calotype.projections.sinks.contract import Broker, Telling, TryLater
+from calotype.projections.sinks.contract import Broker, MessageEncoder, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import checkpoint_of, lease_of, parking, troubled
 from calotype.stores.log.log import Append
@@ -61,7 +61,7 @@ class Delivery:
         self,
         recorder: GroupCommitRecorder,
         name: str,
-        telling: Telling,
+        encoder: MessageEncoder,
         broker: Broker,
         *,
         holder: str,
@@ -72,7 +72,7 @@ class Delivery:
         self.name = name
         self._recorder = recorder
         self._checkpoint = checkpoint_of(name)
-        self._telling = telling
+        self._telling = encoder
         self._broker = broker
         self._leadership = Leadership(recorder, lease_of(name), holder)
         self._wait = wait
@@ -228,7 +228,9 @@ class Delivery:
     async def _stumble(self, error: Exception) -> None:
         trouble = str(error) if isinstance(error, TryLater) else repr(error)
         self.state = f"tries again: {trouble}"
-        with suppress(Exception):  # Telling of it must not be what keeps it from trying again.
+        with suppress(
+            Exception
+        ):  # MessageEncoder of it must not be what keeps it from trying again.
             await self._tell_trouble(trouble)
         await asyncio.sleep(self._pause_seconds)
         self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)

@@ -146,7 +146,7 @@ class Existing:
             glance.exists(image, api_time(audit.beginning), ending),
             name=f"exists/{image['id']}/{ending}",
             position=audit.position,
-            lane=image["id"],
+            ordering_key=image["id"],
             moment=audit.ending,
             headers={"calotype-position": self._envelope.positions.encode(audit.position)},
         )

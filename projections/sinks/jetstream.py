@@ -68,12 +68,12 @@ class JetStreamTelling:
 
     def messages(self, event: Notification) -> list[Message]:
         """The one message of the event."""
-        owner, lane = self._owner_and_lane(event)
+        owner, ordering_key = self._owner_and_lane(event)
         row = (event.id, event.originator_id, event.originator_version, event.topic, event.state)
         return [
             Message(
                 id=self._positions.encode(event.id),
-                lane=lane,
+                ordering_key=ordering_key,
                 route=f"{self._prefix}.{event.topic}.{subject_token(owner)}",
                 kind=event.topic,
                 body=encoded_event(self._positions, (*row, FULL)),

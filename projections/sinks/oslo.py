@@ -45,7 +45,7 @@ class OsloEnvelope:
         *,
         name: str,
         position: int,
-        lane: str,
+        ordering_key: str,
         moment: datetime,
         headers: dict[str, str],
     ) -> list[Message]:
@@ -72,7 +72,7 @@ class OsloEnvelope:
         return [
             Message(
                 id=str(message_id),
-                lane=lane,
+                ordering_key=ordering_key,
                 route=f"{topic}.{notification.priority.lower()}",
                 kind=notification.event_type,
                 body=body,
@@ -100,10 +100,10 @@ class OsloTelling:
         if event.topic in EVENT_TYPES:
             before = glance.kept(self._images.before(event))
             fact, image = self._images.after(event)
-            told, lane = glance.notifications_of(before, fact, image), image.image_id
+            told, ordering_key = glance.notifications_of(before, fact, image), image.image_id
         elif event.topic == DataSent.TOPIC:
             fact = self._mapper.to_domain_event(stored_of(event))
-            told, lane = [glance.sent(fact)], fact.image_id
+            told, ordering_key = [glance.sent(fact)], fact.image_id
         else:
             return []
         headers = {
@@ -119,7 +119,7 @@ class OsloTelling:
                 notification,
                 name=f"{event.id}/{number}",
                 position=event.id,
-                lane=lane,
+                ordering_key=ordering_key,
                 moment=fact.timestamp,
                 headers=headers,
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from eventsourcing.persistence import Notification
 
-from calotype.projections.sinks.contract import Broker, Message, Refused, Telling, TryLater
+from calotype.projections.sinks.contract import Broker, Message, MessageEncoder, Refused, TryLater
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE_EVENTS = 128
@@ -36,7 +36,7 @@ class Page:
 
 def page_after(
     recorder: GroupCommitRecorder,
-    telling: Telling,
+    encoder: MessageEncoder,
     position: int,
     *,
     limit: int = PAGE_EVENTS,
@@ -54,14 +54,14 @@ def page_after(
     whole = len(events) < limit and sum(len(event.state) for event in events) < PAGE_BYTES
     page = Page(position, full=not whole)
     try:
-        _tell(events, telling, page)
+        _tell(events, encoder, page)
     except BaseException:
-        telling.forget()  # It may have stopped half-way.
+        encoder.forget()  # It may have stopped half-way.
         raise
     return page
 
 
-def _tell(events: Sequence[Notification], telling: Telling, page: Page) -> None:
+def _tell(events: Sequence[Notification], encoder: MessageEncoder, page: Page) -> None:
     size = 0
     for event in events:
         if size >= PAGE_BYTES:
@@ -70,9 +70,9 @@ def _tell(events: Sequence[Notification], telling: Telling, page: Page) -> None:
         page.last = event.id
         page.topics[event.id] = event.topic
         try:
-            told = telling.messages(event)
+            told = encoder.messages(event)
         except _POISONED as error:
-            telling.forget()
+            encoder.forget()
             page.refused[event.id] = f"cannot be told: {error!r}"
             continue
         page.messages += [(event.id, message) for message in told]
@@ -82,8 +82,8 @@ def _tell(events: Sequence[Notification], telling: Telling, page: Page) -> None:
 class Publication:
     """Publishes a page's messages. Remembers what is confirmed, so that it can be tried again.
 
-    One message of a lane at a time, so that a lane is in order whatever gets lost on the way;
-    the lanes side by side. `may_send` is asked before every message.
+    One message of an ordering key at a time, so that an ordering key is in order whatever gets lost on the way;
+    the keys side by side. `may_send` is asked before every message.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class Publication:
         self._broker = broker
         self._page = page
         self._may_send = may_send
-        self._lanes: dict[str, list[tuple[int, Message]]] = {}
+        self._by_ordering_key: dict[str, list[tuple[int, Message]]] = {}
         for position, message in reversed(page.messages):
-            self._lanes.setdefault(message.lane, []).append((position, message))
+            self._by_ordering_key.setdefault(message.ordering_key, []).append((position, message))
 
     async def publish(self) -> None:
         """Returns when the broker holds every message, or has refused it for good.
@@ -103,21 +103,21 @@ class Publication:
         """
         await self._broker.open()
         outcomes = await asyncio.gather(
-            *map(self._publish_lane, self._lanes.values()), return_exceptions=True
+            *map(self._publish_in_order, self._by_ordering_key.values()), return_exceptions=True
         )
         for error in _errors(outcomes):
             raise error
 
-    async def _publish_lane(self, lane: list[tuple[int, Message]]) -> None:
-        while lane:
-            position, message = lane[-1]
+    async def _publish_in_order(self, ordering_key: list[tuple[int, Message]]) -> None:
+        while ordering_key:
+            position, message = ordering_key[-1]
             if not self._may_send():
                 raise TryLater("the lease is in doubt")
             try:
                 await self._broker.publish(message)
             except Refused as error:
                 self._page.refused[position] = str(error)
-            lane.pop()
+            ordering_key.pop()
 
 
 def _errors(outcomes: Iterable[object]) -> list[BaseException]:

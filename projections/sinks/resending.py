@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from calotype.projections.sinks.contract import Broker, Telling, TryLater
+from calotype.projections.sinks.contract import Broker, MessageEncoder, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import leaving
 from calotype.stores.log.log import Append
@@ -36,13 +36,13 @@ class Resending:
     def __init__(
         self,
         recorder: GroupCommitRecorder,
-        telling: Telling,
+        encoder: MessageEncoder,
         broker: Broker | None,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._recorder = recorder
-        self._telling = telling
+        self._telling = encoder
         self._broker = broker
         self._patience_seconds = patience_seconds
         self.done = Resent()

@@ -1,6 +1,6 @@
 """`make faults`: real services under load, faults that strike them, and a ledger of the outcome.
 
-Ends with 1 when anything was lost, doubled, wrong, stuck or left behind.
+SinkParts with 1 when anything was lost, doubled, wrong, stuck or left behind.
 """
 
 import argparse
