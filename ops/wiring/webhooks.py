@@ -10,7 +10,7 @@ from calotype.projections.consumers.consumers import Consumers
 from calotype.projections.webhooks.attempt import Outbound, Sender
 from calotype.projections.webhooks.delivery import Deliverer
 from calotype.projections.webhooks.destinations import Destinations
-from calotype.projections.webhooks.endpoint_worker import Line, Places
+from calotype.projections.webhooks.endpoint_worker import EndpointWorker, SharedSlots
 from calotype.projections.webhooks.endpoints import Endpoint, Endpoints
 from calotype.projections.webhooks.health import Patience
 from calotype.projections.webhooks.service import Webhooks, recipient
@@ -42,13 +42,13 @@ def deliverer_of(
     `policy` gives the rules in force, which say what of an image an endpoint may read.
     """
     given = settings.webhooks
-    places = Places(given.deliveries)
+    places = SharedSlots(given.deliveries)
     patience = Patience(
         given.first_retry_seconds, given.longest_retry_seconds, given.disable_after_seconds
     )
 
-    def lay(endpoint: Endpoint, sender: Sender) -> Line:
-        return Line(
+    def lay(endpoint: Endpoint, sender: Sender) -> EndpointWorker:
+        return EndpointWorker(
             endpoint,
             endpoints=webhooks.endpoints,
             consumers=webhooks.consumers,

@@ -7,7 +7,7 @@ import structlog
 
 from calotype.projections.engine.leadership import Leadership
 from calotype.projections.webhooks.attempt import Outbound, Sender
-from calotype.projections.webhooks.endpoint_worker import Line
+from calotype.projections.webhooks.endpoint_worker import EndpointWorker
 from calotype.projections.webhooks.endpoints import Endpoint, Endpoints
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -17,7 +17,7 @@ LEASE = "webhooks"
 
 log = structlog.get_logger("calotype.webhooks")
 
-Lay = Callable[[Endpoint, Sender], Line]
+Lay = Callable[[Endpoint, Sender], EndpointWorker]
 """Makes the line to an endpoint."""
 
 
@@ -41,7 +41,7 @@ class Deliverer:
         self._outbound = outbound
         self._lay = lay
         self._leadership = Leadership(recorder, LEASE, holder)
-        self._lines: dict[tuple[str, str], tuple[Line, asyncio.Task[None]]] = {}
+        self._lines: dict[tuple[str, str], tuple[EndpointWorker, asyncio.Task[None]]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:

@@ -49,7 +49,7 @@ def consumer_name(name: str) -> str:
     return f"webhook:{name}"
 
 
-class Places:
+class SharedSlots:
     """How many deliveries of a process run at once, beyond the one that every endpoint has.
 
     So endpoints that are slow can hold what they share, and never the first place of another.
@@ -79,7 +79,7 @@ class Running:
     answer: Answer | None = None
 
 
-class Line:
+class EndpointWorker:
     """Brings one endpoint its messages: of an image one after the other, of several at once.
 
     `readable` tells which properties of images the endpoint may know of now.
@@ -93,7 +93,7 @@ class Line:
         consumers: Consumers,
         sender: Sender,
         patience: Patience,
-        places: Places,
+        places: SharedSlots,
         most_at_once: int,
         member: str,
         readable: Callable[[], Readable | None],

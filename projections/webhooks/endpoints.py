@@ -87,7 +87,7 @@ _FARES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Fares:
+class DeliveryStatus:
     """How an endpoint fares, as the deliverer finds it; the fields are those of Endpoint."""
 
     failures: int = 0
@@ -181,7 +181,7 @@ class Endpoints:
 
         await self._recorder.transact(_turn(project), work)
 
-    async def tell(self, endpoint: Endpoint, fares: Fares) -> None:
+    async def tell(self, endpoint: Endpoint, fares: DeliveryStatus) -> None:
         """Stores how the endpoint fares, unless a caller has changed it meanwhile."""
         values = {
             "project": endpoint.project,

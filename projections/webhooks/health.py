@@ -7,8 +7,8 @@ from calotype.projections.webhooks.attempt import Result
 from calotype.projections.webhooks.endpoints import (
     BY_ENDPOINT,
     BY_FAILURES,
+    DeliveryStatus,
     Endpoint,
-    Fares,
 )
 
 FORGIVEN = 2
@@ -46,7 +46,7 @@ class Health:
     def __init__(self, endpoint: Endpoint, patience: Patience) -> None:
         self._patience = patience
         self._counted_at = endpoint.failed_at or 0.0
-        self.fares = Fares(
+        self.fares = DeliveryStatus(
             failures=endpoint.failures,
             failing_since=endpoint.failing_since,
             failed_at=endpoint.failed_at,
@@ -74,7 +74,7 @@ class Health:
         """Takes in what an attempt that began at `started` came to."""
         if result.delivered:
             if not self.fares.disabled:
-                self.fares = Fares()
+                self.fares = DeliveryStatus()
             return
         before = self.fares
         failures, since = before.failures, before.failing_since

@@ -50,7 +50,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TestResult:
     """What came of a test message."""
 
     message_id: str
@@ -170,7 +170,7 @@ class Webhooks:
         except Locked as error:
             raise Conflict(f"The present secret cannot be read: {error}.") from None
 
-    async def test(self, project: str, name: str) -> Tried:
+    async def test(self, project: str, name: str) -> TestResult:
         """Sends a test message at once, whether the webhook is enabled or not.
 
         It is signed and sent as all are, once, and changes nothing. Raises NotFound, Conflict
@@ -193,7 +193,7 @@ class Webhooks:
                 result = await sender.send(endpoint.url, headers, body)
         finally:
             self._tests -= 1
-        return Tried(message, result, time.monotonic() - started)
+        return TestResult(message, result, time.monotonic() - started)
 
     async def parked(
         self, project: str, name: str, after: int, limit: int, readable: Readable | None = None
