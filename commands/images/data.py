@@ -131,8 +131,8 @@ async def upload_data(
                 leave=leave,
             )
             outcome = _outcome(upload_id, written, parts.hash_algorithm)
-            wish = Image.store_data
-            image = await parts.log.change(aggregate_id, _expect_image, wish, cause, **outcome)
+            change = Image.store_data
+            image = await parts.log.change(aggregate_id, _expect_image, change, cause, **outcome)
             return image
         except BaseException as error:
             refusal: BaseException = error

@@ -277,14 +277,14 @@ class EventLog:
         self,
         aggregate_id: UUID,
         check: Callable[[Any | None], None],
-        wish: Callable[..., None],
+        decide: Callable[..., None],
         *arguments: Any,
         **details: Any,
     ) -> Any:
-        """Loads the aggregate, asks `check` whether this is allowed, makes the wish, appends.
+        """Loads the aggregate, asks `check` whether this is allowed, makes the decide, appends.
 
         `check(aggregate)` gets None for an unknown id and refuses by raising;
-        `wish(aggregate, *arguments, **details)` triggers events or refuses by raising. Both may
+        `decide(aggregate, *arguments, **details)` triggers events or refuses by raising. Both may
         run several times, each time on other state; what they raise passes through. Returns the
         aggregate after the change.
         """
@@ -302,7 +302,7 @@ class EventLog:
                 refusal: Exception | None = None
                 try:
                     check(aggregate)
-                    wish(aggregate, *arguments, **details)
+                    decide(aggregate, *arguments, **details)
                 except Exception as error:
                     refusal = error
                 if refusal is None and aggregate.pending_events:
@@ -313,7 +313,7 @@ class EventLog:
                         aggregate, current = None, True
                         await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
                         continue
-                # A refusal, or a wish that changes nothing, must not rest on an old version.
+                # A refusal, or a decide that changes nothing, must not rest on an old version.
                 newer = () if current else await self._newer(aggregate)
                 if not newer:
                     self._remember(aggregate)
