@@ -94,7 +94,7 @@ def application(api: Api) -> web.Application:
 
 
 async def _end_streams(app: web.Application) -> None:
-    await app[API].feed.waking.close()
+    await app[API].feed.watcher.close()
 
 
 async def _close_askers(app: web.Application) -> None:

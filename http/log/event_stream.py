@@ -116,9 +116,9 @@ async def _follow(request: web.Request, response: web.StreamResponse, question: 
             await _send(response, b"".join(frames))
             told = page.events[-1][0]
         question = replace(question, after=page.next)
-        if page.full and not api.feed.waking.ended:
+        if page.full and not api.feed.watcher.ended:
             continue
-        if api.feed.waking.ended:
+        if api.feed.watcher.ended:
             return
         if await _idle(api, question):
             continue
@@ -135,7 +135,7 @@ async def _idle(api: Api, question: Question) -> bool:
     """Waits; whether there may be something before a keep-alive is due."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + KEEP_ALIVE_SECONDS
-    await api.feed.waking.wait(question.project, question.after, KEEP_ALIVE_SECONDS)
+    await api.feed.watcher.wait(question.project, question.after, KEEP_ALIVE_SECONDS)
     return loop.time() < deadline
 
 

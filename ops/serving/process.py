@@ -148,7 +148,7 @@ async def _serve(settings: Settings) -> int:
     _announce(settings, runner)
     await stopping.wait()
     api.draining = True
-    api.feed.waking.end()
+    api.feed.watcher.end()
     log.info("draining")
     await asyncio.sleep(settings.http.drain_seconds)
     await site.stop()
@@ -187,7 +187,7 @@ async def _chores(
     if settings.followers.versions:
         chores.append(composition.versions_follower(parts, cache_bytes).run())
     if settings.followers.audience:
-        chores.append(composition.audience_follower(parts, api.feed.waking, cache_bytes).run())
+        chores.append(composition.audience_follower(parts, api.feed.watcher, cache_bytes).run())
     if settings.audit.seal:
         chores.append(seal_for_ever(parts.log.recorder, signer, parts.process_id))
     if settings.webhooks.deliver:

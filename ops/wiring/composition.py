@@ -19,7 +19,7 @@ from calotype.ops.wiring.webhooks import webhooks_of
 from calotype.projections.consumers.consumers import Consumers
 from calotype.projections.engine.follower import Follower
 from calotype.projections.feed import audience
-from calotype.projections.feed.commit_watcher import Waking
+from calotype.projections.feed.commit_watcher import CommitWatcher
 from calotype.projections.feed.feed import Feed
 from calotype.projections.feed.stream_tickets import STREAM_TICKETS, StreamTickets
 from calotype.projections.images.queries import Queries
@@ -195,7 +195,9 @@ def versions_follower(parts: Parts, cache_bytes: int = CACHE_BYTES) -> Follower:
     )
 
 
-def audience_follower(parts: Parts, waking: Waking, cache_bytes: int = CACHE_BYTES) -> Follower:
+def audience_follower(
+    parts: Parts, watcher: CommitWatcher, cache_bytes: int = CACHE_BYTES
+) -> Follower:
     """Keeps the table that the feeds of projects are read from; woken by every commit."""
     recorder = parts.log.recorder
     fold = audience.EventAudience(recorder, snapshots=IMAGE_SNAPSHOTS, cache_bytes=cache_bytes)
@@ -204,7 +206,7 @@ def audience_follower(parts: Parts, waking: Waking, cache_bytes: int = CACHE_BYT
         audience.FOLLOWER,
         fold,
         holder=parts.process_id,
-        wait=waking.grown,
+        wait=watcher.grown,
         rest_seconds=REST_SECONDS,
     )
 

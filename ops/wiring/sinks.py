@@ -79,7 +79,7 @@ async def registered_deliveries(settings: Settings, parts: Parts, feed: Feed) ->
             ends.encoder,
             ends.broker,
             holder=parts.process_id,
-            wait=feed.waking.grown,
+            wait=feed.watcher.grown,
             start=table.start,
             chore=_audits(recorder, positions, name, table),
         )

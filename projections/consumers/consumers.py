@@ -200,7 +200,7 @@ class Consumers:
                     if claims:
                         return await self._deliveries(consumer, claims, dict(page.events))
                 left = deadline - loop.time()
-                if not more and (left <= 0 or self.feed.waking.ended):
+                if not more and (left <= 0 or self.feed.watcher.ended):
                     return []
                 if not more:
                     await self._pause(consumer, look, found.end, left, stirred)
@@ -313,7 +313,7 @@ class Consumers:
         start = after = consumer.taken_to
         if before is not None and before.continues(consumer):
             start, after = before.start, before.end
-            if before.all_there_was and not self.feed.waking.knows_more(consumer.project, after):
+            if before.all_there_was and not self.feed.watcher.knows_more(consumer.project, after):
                 return before, Page([], after, full=False)
         if look.ready >= limit or not look.room:
             nothing = FeedSlice(consumer.revision, start, (), after, all_there_was=False)
@@ -383,7 +383,7 @@ class Consumers:
             seconds = min(seconds, max(0.0, look.due_at - look.now))
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stirred.wait())]
         if look.room:
-            grown = self.feed.waking.wait(consumer.project, end, seconds)
+            grown = self.feed.watcher.wait(consumer.project, end, seconds)
             waits.append(asyncio.ensure_future(grown))
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

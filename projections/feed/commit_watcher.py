@@ -33,7 +33,7 @@ _CONCERNED = (
 log = structlog.get_logger("calotype.waking")
 
 
-class Waking:
+class CommitWatcher:
     """Wakes coroutines of one event loop when there is something new for them.
 
     The thread starts with the first wait and ends with `close`.

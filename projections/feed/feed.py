@@ -18,7 +18,7 @@ from calotype.commands.policy.policy import Actor, may, require_call
 from calotype.projections.engine.positions import Positions, positions_of
 from calotype.projections.feed.audience import EVENT_AUDIENCE, FOLLOWER, FULL, OWN, SHARED
 from calotype.projections.feed.cloudevents import encoded_event, encoded_snapshot, topic_of
-from calotype.projections.feed.commit_watcher import LOG_ENDS, Waking
+from calotype.projections.feed.commit_watcher import LOG_ENDS, CommitWatcher
 from calotype.projections.past.row_versions import (
     FOLLOWER as SPANS_FOLLOWER,
 )
@@ -140,7 +140,7 @@ class Feed:
         self._recorder = recorder
         self._positions: Positions | None = None
         self._reads: dict[Question, asyncio.Task[Page]] = {}
-        self.waking = Waking(recorder)
+        self.watcher = CommitWatcher(recorder)
 
     async def positions(self) -> Positions:
         """The public form of this log's positions."""
@@ -174,9 +174,9 @@ class Feed:
         while True:
             page = await self.page(question)
             left = deadline - asyncio.get_running_loop().time()
-            if page.events or page.full or left <= 0 or self.waking.ended:
+            if page.events or page.full or left <= 0 or self.watcher.ended:
                 return page
-            await self.waking.wait(question.project, page.next, left)
+            await self.watcher.wait(question.project, page.next, left)
 
     async def at(
         self, project: str | None, positions: Sequence[int], *, limit_bytes: int | None = None

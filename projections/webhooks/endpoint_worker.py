@@ -155,14 +155,14 @@ class EndpointWorker:
         """Answers what is done, takes what there is room for, and waits for more of either."""
         await self._answer_done()
         await self._tell()
-        waking = self._consumers.feed.waking
+        watcher = self._consumers.feed.watcher
         # Whoever looks first and then waits misses what comes in between.
-        news = asyncio.ensure_future(waking.wait(self._consumer[0], _ANYTHING_NEW, IDLE_SECONDS))
+        news = asyncio.ensure_future(watcher.wait(self._consumer[0], _ANYTHING_NEW, IDLE_SECONDS))
         await asyncio.sleep(0)
         try:
             has_room = await self._take()
             waits: set[asyncio.Future[object]] = {one.task for one in self._running}  # type: ignore[misc]
-            if has_room and not waking.ended:
+            if has_room and not watcher.ended:
                 waits.add(news)  # type: ignore[arg-type]
             await _first_of(waits, self._wait_seconds(has_room))
         finally:
@@ -309,7 +309,7 @@ class EndpointWorker:
 
     def _wait_seconds(self, has_room: bool) -> float:
         seconds = IDLE_SECONDS
-        if self._health.fares != self._told or self._consumers.feed.waking.ended:
+        if self._health.fares != self._told or self._consumers.feed.watcher.ended:
             seconds = TELL_SECONDS
         pause_seconds = self._health.wait_seconds(time.time())
         if pause_seconds > 0:

@@ -272,7 +272,7 @@ async def open_hooks(open_cloud: OpenCloud, monkeypatch: pytest.MonkeyPatch) -> 
         api, settings = cloud.api, Settings(webhooks=table)
         deliverer = deliverer_of(settings, cloud.parts, api.webhooks, lambda: api.policy)
         tasks.append(asyncio.create_task(deliverer.run()))
-        tasks.append(asyncio.create_task(audience_follower(cloud.parts, api.feed.waking).run()))
+        tasks.append(asyncio.create_task(audience_follower(cloud.parts, api.feed.watcher).run()))
         return cloud
 
     yield start

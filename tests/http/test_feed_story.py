@@ -19,7 +19,7 @@ STREAM = {"Accept": "text/event-stream"}
 async def followers(cloud: Any) -> AsyncIterator[Any]:
     tasks = [
         asyncio.create_task(versions_follower(cloud.parts).run()),
-        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.waking).run()),
+        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.watcher).run()),
     ]
     yield cloud
     for task in tasks:

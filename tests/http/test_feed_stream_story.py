@@ -21,7 +21,7 @@ STREAM = {"Accept": "text/event-stream"}
 async def followers(cloud: Any) -> AsyncIterator[Any]:
     tasks = [
         asyncio.create_task(versions_follower(cloud.parts).run()),
-        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.waking).run()),
+        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.watcher).run()),
     ]
     yield cloud
     for task in tasks:
@@ -146,7 +146,7 @@ async def test_streams_end_when_the_service_is_told_to_stop(told: Any) -> None:
     async with streamed(owner) as stream:
         await owner.create()
         await stream.event()
-        told.api.feed.waking.end()
+        told.api.feed.watcher.end()
         async with asyncio.timeout(5):
             while await stream.response.content.readany():
                 pass

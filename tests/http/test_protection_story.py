@@ -55,7 +55,7 @@ async def protected(open_cloud: Any, tmp_path: Path) -> AsyncIterator[Any]:
     cloud = await open_cloud(**_settings(tmp_path))
     tasks = [
         asyncio.create_task(versions_follower(cloud.parts).run()),
-        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.waking).run()),
+        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.watcher).run()),
     ]
     yield cloud
     for task in tasks:

@@ -20,7 +20,7 @@ TICKETS, EVENTS = "/log/v1/stream-tickets", "/log/v1/events"
 async def told(projects: Any) -> AsyncIterator[Any]:
     """A cloud of several projects whose feeds are kept."""
     following = asyncio.create_task(
-        audience_follower(projects.parts, projects.api.feed.waking).run()
+        audience_follower(projects.parts, projects.api.feed.watcher).run()
     )
     yield projects
     following.cancel()

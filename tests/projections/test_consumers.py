@@ -74,7 +74,7 @@ class Process:
         self.log = EventLog(self.recorder, rows_of)
 
     async def close(self) -> None:
-        await self.feed.waking.close()
+        await self.feed.watcher.close()
         await self.recorder.close()
 
     async def image(self, changes: int = 0) -> uuid.UUID:
@@ -358,7 +358,7 @@ async def test_who_waits_is_woken_by_what_happens(process: Process, other: Proce
     assert time.monotonic() - begin < 2
     waiting = asyncio.create_task(process.fetch(wait_seconds=30))
     await asyncio.sleep(0.1)
-    process.feed.waking.end()
+    process.feed.watcher.end()
     assert await asyncio.wait_for(waiting, 5) == []
     assert image
 

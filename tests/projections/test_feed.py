@@ -60,7 +60,7 @@ async def served(recorder: GroupCommitRecorder) -> AsyncIterator[Feed]:
     """The feed of the recorder."""
     served = Feed(recorder)
     yield served
-    await served.waking.close()
+    await served.watcher.close()
 
 
 def new_image(owner: str | None, visibility: str) -> Any:
@@ -194,7 +194,7 @@ async def test_who_waits_is_woken_by_appends_of_another_process(
     other = open_log(log_url)
     log = EventLog(other, rows_of)
     fold = EventAudience(recorder)
-    follower = Follower(recorder, audience.FOLLOWER, fold, holder="x", wait=served.waking.grown)
+    follower = Follower(recorder, audience.FOLLOWER, fold, holder="x", wait=served.watcher.grown)
     following = asyncio.create_task(follower.run())
     await log.create(new_image("p0", "private"))
     after = 0
@@ -223,9 +223,9 @@ async def test_an_event_wakes_those_whom_it_concerns_and_nobody_else(
     await log.create(new_image("p0", "private"))
     await follower.catch_up()
     for project in (None, "p0", "p1"):
-        await served.waking.wait(project, 1, 0.5)  # Knows where the log ends from now on.
+        await served.watcher.wait(project, 1, 0.5)  # Knows where the log ends from now on.
     waits = {
-        project: asyncio.create_task(served.waking.wait(project, 1, 30))
+        project: asyncio.create_task(served.watcher.wait(project, 1, 30))
         for project in (None, "p0", "p1")
     }
     await asyncio.sleep(0.1)
@@ -235,7 +235,7 @@ async def test_an_event_wakes_those_whom_it_concerns_and_nobody_else(
     await asyncio.wait_for(asyncio.gather(waits[None], waits["p0"]), 10)
     await asyncio.sleep(0.3)
     assert not waits["p1"].done()
-    served.waking.end()
+    served.watcher.end()
     await asyncio.wait_for(waits["p1"], 5)
 
 
