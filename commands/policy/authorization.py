@@ -92,7 +92,7 @@ QUESTIONS: dict[type[Any], Ask] = {
 _PARTS_OF_A_PATCH = (Image.LocationsChanged, Image.Updated)
 
 
-def ask_again(actor: Actor, event: Any, image: Image | None, *, first: bool = True) -> None:
+def reauthorize(actor: Actor, event: Any, image: Image | None, *, first: bool = True) -> None:
     """Asks what the command that wanted the event asked of the image as it was before.
 
     `first`: the event is the first of its command. The actor's policy judges. Raises Forbidden,

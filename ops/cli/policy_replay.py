@@ -17,7 +17,12 @@ from calotype.http.errors import STATUS
 from calotype.ops.settings.policy_files import load_policy
 from calotype.ops.settings.settings import Settings
 from calotype.projections.engine.positions import Positions, positions_now
-from calotype.projections.past.policy_replay import Decision, Refusal, WhatIf, unrecorded_facts
+from calotype.projections.past.policy_replay import (
+    Decision,
+    PolicyReplay,
+    Refusal,
+    unrecorded_facts,
+)
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 LONGEST_TABLE = 200
@@ -159,7 +164,7 @@ def what_if(
     columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=max(0, last - first + 1))
-        for decision in WhatIf(recorder, now, then).decisions(first, last):
+        for decision in PolicyReplay(recorder, now, then).decisions(first, last):
             progress.advance(task)
             if decision is None:
                 continue

@@ -17,7 +17,7 @@ from eventsourcing.persistence import Notification
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images.download import LOG_EVENT_TYPES, DataSent
 from calotype.commands.images.image import EVENT_TYPES, Image, clock_text
-from calotype.commands.policy.authorization import ask_again
+from calotype.commands.policy.authorization import reauthorize
 from calotype.commands.policy.policy import Actor, Policy
 from calotype.projections.past.latest import LatestImages
 from calotype.projections.past.row_versions import stored_of
@@ -80,7 +80,7 @@ def unrecorded_facts(policy: Policy) -> dict[str, list[str]]:
     return found
 
 
-class WhatIf:
+class PolicyReplay:
     """Asks two policies about the events of a log, in its order and in flat memory."""
 
     def __init__(self, recorder: GroupCommitRecorder, now: Policy, then: Policy) -> None:
@@ -163,7 +163,7 @@ def _image_id(event: Any, image: Image | None) -> str:
 
 def _refusal(actor: Actor, event: Any, image: Image | None, *, first: bool) -> Refusal | None:
     try:
-        ask_again(actor, event, image, first=first)
+        reauthorize(actor, event, image, first=first)
     except CalotypeError as error:
         rule = error.decision.rule if error.decision is not None else "out of sight"
         return Refusal(rule, type(error))

@@ -9,7 +9,7 @@ from calotype.commands.context import Parts, cause_of
 from calotype.commands.errors import Forbidden
 from calotype.commands.images.image import Image, create
 from calotype.commands.images.locations import Place, change_locations
-from calotype.commands.policy.authorization import ask_again
+from calotype.commands.policy.authorization import reauthorize
 from calotype.commands.policy.policy import Actor, Policy
 from calotype.http.v2.patch import Operation
 from calotype.ops.settings.settings import Settings
@@ -69,12 +69,12 @@ def _rules_that_matter(events: list[Any], event: Any, *, first: bool = True) -> 
     """The rules without which the event would not be allowed."""
     rules = ("modify_image", "set_image_location", "delete_image_location", "publicize_image")
     everything = dict.fromkeys(rules, "role:member")
-    ask_again(MEMBER.under(Policy(everything)), event, _folded(events), first=first)
+    reauthorize(MEMBER.under(Policy(everything)), event, _folded(events), first=first)
     found = set()
     for rule in rules:
         actor = MEMBER.under(Policy({**everything, rule: "!"}))
         try:
-            ask_again(actor, event, _folded(events), first=first)
+            reauthorize(actor, event, _folded(events), first=first)
         except Forbidden as error:
             found.add(error.decision.rule if error.decision else "no rule")
     return found

@@ -19,7 +19,7 @@ from calotype.commands.policy.protections import OPERATIONS, protections_of
 from calotype.http.v2.patch import Operation
 from calotype.ops.settings.settings import Settings
 from calotype.ops.wiring.composition import migrate, parts_of, recorder_of
-from calotype.projections.past.policy_replay import WhatIf, unrecorded_facts
+from calotype.projections.past.policy_replay import PolicyReplay, unrecorded_facts
 
 ACTORS = (
     Actor("ann", "p1", frozenset({"member", "reader"})),
@@ -154,7 +154,7 @@ def _walk(steps: Any, then: Policy) -> tuple[set[int], list[Any], list[Any]]:
                 refused = await _live(parts, steps, then)
                 last = recorder.max_notification_id() or 0
                 decided = [
-                    list(WhatIf(recorder, STRICTER[0], policy).decisions(1, last))
+                    list(PolicyReplay(recorder, STRICTER[0], policy).decisions(1, last))
                     for policy in (then, Policy(OPEN))
                 ]
                 return refused, decided[0], decided[1]
