@@ -16,7 +16,7 @@ from aiohttp import web
 
 from calotype.commands.errors import Unavailable
 from calotype.commands.policy.policy import Actor
-from calotype.http.identity.token_cache import Verdicts
+from calotype.http.identity.token_cache import TokenCache
 from calotype.http.middleware import Unauthenticated
 
 REFUSED_SECONDS = 5.0
@@ -76,7 +76,7 @@ class BasicIdentity:
         self._logins = dict(logins)
         self._names = sorted(logins)
         seconds = self._remembering.cache_seconds
-        self._verdicts: Verdicts[Actor] = Verdicts(
+        self._verdicts: TokenCache[Actor] = TokenCache(
             seconds=seconds,
             refused_seconds=min(REFUSED_SECONDS, seconds),
             entries=self._remembering.cache_entries,

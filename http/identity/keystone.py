@@ -10,7 +10,7 @@ from aiohttp import web
 from calotype.commands.errors import Forbidden
 from calotype.commands.policy.policy import Actor
 from calotype.http.identity.keystone_calls import Keystone, KeystoneUnavailable
-from calotype.http.identity.token_cache import Verdicts
+from calotype.http.identity.token_cache import TokenCache
 from calotype.http.identity.tokens import Token, token_of
 from calotype.http.middleware import Unauthenticated
 
@@ -42,7 +42,7 @@ class KeystoneIdentity:
         self._rules = rules
         self._service_roles = frozenset(role.lower() for role in rules.service_token_roles)
         self._challenge = {"WWW-Authenticate": f'Keystone uri="{challenge_url}"'}
-        self._verdicts: Verdicts[Token] = Verdicts(
+        self._verdicts: TokenCache[Token] = TokenCache(
             seconds=rules.cache_seconds,
             refused_seconds=min(REFUSED_SECONDS, rules.cache_seconds),
             entries=rules.cache_entries,

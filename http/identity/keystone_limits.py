@@ -7,7 +7,7 @@ import structlog
 
 from calotype.commands.policy.quotas import MEBIBYTE, ProjectLimits
 from calotype.http.identity.keystone_calls import Keystone, KeystoneUnavailable
-from calotype.http.identity.token_cache import Verdicts
+from calotype.http.identity.token_cache import TokenCache
 
 CACHE_PROJECTS = 10_000
 RESOURCES = {
@@ -48,10 +48,10 @@ class KeystoneLimits:
         self._service = service
         self._region = region
         self._missing_since = float("-inf")
-        self._projects: Verdicts[ProjectLimits] = Verdicts(
+        self._projects: TokenCache[ProjectLimits] = TokenCache(
             seconds=cache_seconds, refused_seconds=0.0, entries=CACHE_PROJECTS
         )
-        self._registered: Verdicts[_Listed] = Verdicts(
+        self._registered: TokenCache[_Listed] = TokenCache(
             seconds=cache_seconds, refused_seconds=0.0, entries=1
         )
 

@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict(Generic[T]):
+class CachedToken(Generic[T]):
     """What a secret stands for; None: for nobody."""
 
     found: T | None
     until: float
 
 
-class Verdicts(Generic[T]):
+class TokenCache(Generic[T]):
     """Remembers what secrets stand for, and never the secrets.
 
     What is found is kept `seconds`, that nobody was found `refused_seconds`, each for the last
@@ -39,8 +39,8 @@ class Verdicts(Generic[T]):
         self._entries = entries
         self._clock = clock
         self._digest_key = secrets.token_bytes(32)
-        self._found: dict[bytes, Verdict[T]] = {}
-        self._refused: dict[bytes, Verdict[T]] = {}
+        self._found: dict[bytes, CachedToken[T]] = {}
+        self._refused: dict[bytes, CachedToken[T]] = {}
         self._asking: dict[bytes, asyncio.Task[T | None]] = {}
 
     def key(self, secret: bytes, kind: bytes = b"") -> bytes:
@@ -50,7 +50,7 @@ class Verdicts(Generic[T]):
         """
         return blake2b(secret, key=self._digest_key, digest_size=32, person=kind).digest()
 
-    def known(self, key: bytes) -> Verdict[T] | None:
+    def known(self, key: bytes) -> CachedToken[T] | None:
         """What is remembered, or None."""
         verdict = self._found.get(key) or self._refused.get(key)
         return verdict if verdict is not None and self._clock() < verdict.until else None
@@ -82,7 +82,7 @@ class Verdicts(Generic[T]):
         if seconds > 0:
             while len(known) >= self._entries:
                 del known[next(iter(known))]
-            known[key] = Verdict(found, self._clock() + seconds)
+            known[key] = CachedToken(found, self._clock() + seconds)
         return found
 
     def _settle(self, key: bytes, task: "asyncio.Task[T | None]") -> None:
