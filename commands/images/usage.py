@@ -15,7 +15,7 @@ USAGE = Table(
 
 Amounts = tuple[int, ...]
 """Of the columns of USAGE after `project`, in their order."""
-Ceilings = tuple[int | None, ...]
+Limits = tuple[int | None, ...]
 """What each of them may reach at most; None: there is no limit."""
 NOTHING: Amounts = (0,) * (len(USAGE.columns) - 1)
 
@@ -26,9 +26,9 @@ def grown_projects(before: Usage | None, after: Usage) -> list[str]:
 
 
 def counts(
-    before: Usage | None, after: Usage, ceilings: dict[str, Ceilings] | None = None
+    before: Usage | None, after: Usage, limits: dict[str, Limits] | None = None
 ) -> Sequence[Count]:
-    """What the change of one image changes in USAGE, under the ceilings of its projects.
+    """What the change of one image changes in USAGE, under the limits of its projects.
 
     `before` is None for a new image. An image that gets another owner leaves one project and
     comes to another.
@@ -43,7 +43,7 @@ def counts(
         amounts = {
             after.project: tuple(new - old for old, new in zip(before[1:], after[1:], strict=True))
         }
-    limits = ceilings or {}
+    limits = limits or {}
     return [
         Count(USAGE, project, each, limits.get(project, ()))
         for project, each in amounts.items()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from calotype.commands.errors import Decision, LimitExceeded
 from calotype.commands.images.image import Image
 from calotype.commands.images.image_state import Usage
-from calotype.commands.images.usage import NOTHING, USAGE, Ceilings, counts, grown_projects
+from calotype.commands.images.usage import NOTHING, USAGE, Limits, counts, grown_projects
 from calotype.stores.log.log import OverLimit
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Count
@@ -32,7 +32,7 @@ class ProjectLimits:
     """Bytes of image data, those included that uploads under way have announced."""
     staged_bytes: int | None = None
 
-    def ceilings(self) -> Ceilings:
+    def in_order(self) -> Limits:
         """The same in the order of the table's columns."""
         return tuple(getattr(self, name, None) for name in Usage._fields[1:])
 
@@ -108,20 +108,20 @@ class Quotas:
 
     # ---- what the log asks ----
 
-    async def ceilings(self, before: Usage | None, image: Image) -> dict[str, Ceilings]:
+    async def limits_of_change(self, before: Usage | None, image: Image) -> dict[str, Limits]:
         """The limits of the projects that have more after this change."""
         grown = grown_projects(before, image.usage)
-        return {project: (await self.limits(project)).ceilings() for project in grown}
+        return {project: (await self.limits(project)).in_order() for project in grown}
 
     def counts(
-        self, before: Usage | None, image: Image, ceilings: dict[str, Ceilings] | None
+        self, before: Usage | None, image: Image, limits: dict[str, Limits] | None
     ) -> Sequence[Count]:
         """What the change adds to the counters, and takes off them."""
-        return counts(before, image.usage, ceilings)
+        return counts(before, image.usage, limits)
 
     def refusal(self, over: OverLimit, event: Any) -> LimitExceeded:
         """The answer to a change that does not fit."""
-        text = _SAID[over.column].format(limit=over.ceiling, value=over.value, amount=over.amount)
+        text = _SAID[over.column].format(limit=over.limit, value=over.value, amount=over.amount)
         refusal = LimitExceeded(text)
         refusal.decision = Decision(f"quota:{over.column}", event.actor)
         return refusal

@@ -239,10 +239,10 @@ class _Intake:
         self._chunks = chunks
         self._size_bytes = size_bytes
         self._limit_bytes = limit_bytes
-        ceilings = [ceiling for ceiling in (size_bytes, limit_bytes) if ceiling is not None]
-        self._ceiling_bytes: float = min(ceilings, default=float("inf"))
+        limits = [limit for limit in (size_bytes, limit_bytes) if limit is not None]
+        self._limit_bytes: float = min(limits, default=float("inf"))
         self._room = room
-        self._room_bytes: float = 0 if room else float("inf")
+        self._remaining_bytes: float = 0 if room else float("inf")
         self.received_bytes = 0
         self.ended = False
 
@@ -252,9 +252,9 @@ class _Intake:
         enough_bytes = self.received_bytes + least_bytes
         async for chunk in self._chunks:
             self.received_bytes += len(chunk)
-            if self.received_bytes > self._ceiling_bytes:
+            if self.received_bytes > self._limit_bytes:
                 raise self._too_much()
-            if self.received_bytes > self._room_bytes:
+            if self.received_bytes > self._remaining_bytes:
                 await self._ask_for_room()
             taken.append(chunk)
             if self.received_bytes >= enough_bytes:
@@ -269,8 +269,8 @@ class _Intake:
     async def _ask_for_room(self) -> None:
         assert self._room is not None
         there_is = await self._room()
-        self._room_bytes = float("inf") if there_is is None else there_is
-        if self.received_bytes > self._room_bytes:
+        self._remaining_bytes = float("inf") if there_is is None else there_is
+        if self.received_bytes > self._remaining_bytes:
             raise TooLarge(f"There is room for {there_is} bytes and more came.")
 
     def _too_much(self) -> StoreError:

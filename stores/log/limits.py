@@ -1,4 +1,4 @@
-"""Which appends would let a counter grow beyond its ceiling: decided in the order of the log."""
+"""Which appends would let a counter grow beyond its limit: decided in the order of the log."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,18 +14,18 @@ def exceeded(count: Count, row: tuple[int, ...] | None) -> OverLimit | None:
     """What forbids adding to this row, or None."""
     columns = count.table.columns[1:]
     reached = added(row, count.amounts)
-    for column, amount, value, ceiling in zip(
-        columns, count.amounts, reached, count.ceilings, strict=False
+    for column, amount, value, limit in zip(
+        columns, count.amounts, reached, count.limits, strict=False
     ):
-        if ceiling is not None and amount > 0 and value > ceiling:
-            return OverLimit(count.key, column.name, value - amount, amount, ceiling)
+        if limit is not None and amount > 0 and value > limit:
+            return OverLimit(count.key, column.name, value - amount, amount, limit)
     return None
 
 
 def bounded(appends: Sequence[Append]) -> bool:
-    """Whether any of them asks for a ceiling."""
+    """Whether any of them asks for a limit."""
     return any(
-        isinstance(change, Count) and any(c is not None for c in change.ceilings)
+        isinstance(change, Count) and any(c is not None for c in change.limits)
         for append in appends
         for change in append.changes
     )

@@ -75,17 +75,17 @@ class Fenced(IntegrityError):
 
 
 class OverLimit(Exception):
-    """A counter would have grown beyond its ceiling; nothing was written."""
+    """A counter would have grown beyond its limit; nothing was written."""
 
-    def __init__(self, key: Any, column: str, value: int, amount: int, ceiling: int) -> None:
-        super().__init__(f"{column} of {key}: {value} + {amount} is more than {ceiling}")
+    def __init__(self, key: Any, column: str, value: int, amount: int, limit: int) -> None:
+        super().__init__(f"{column} of {key}: {value} + {amount} is more than {limit}")
         self.key = key
         self.column = column
         self.value = value
         """What the counter stands at."""
         self.amount = amount
         """What was to be added."""
-        self.ceiling = ceiling
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +223,12 @@ class Quotas(Protocol):
     """
 
     limited: bool
-    """Whether there is any ceiling; only then is `ceilings` asked."""
+    """Whether there is any limit; only then is `limits` asked."""
 
-    async def ceilings(self, before: Any, aggregate: Any) -> Any:
-        """The ceilings for what grows with this change; may ask elsewhere."""
+    async def limits_of_change(self, before: Any, aggregate: Any) -> Any:
+        """The limits for what grows with this change; may ask elsewhere."""
 
-    def counts(self, before: Any, aggregate: Any, ceilings: Any) -> Sequence[Count]:
+    def counts(self, before: Any, aggregate: Any, limits: Any) -> Sequence[Count]:
         """What changes in the counters. Runs where `project` does."""
 
     def refusal(self, over: OverLimit, event: Any) -> Exception:
@@ -350,14 +350,14 @@ class EventLog:
             stored = list(map(self._mapper.to_stored_event, events))
             project, quotas = self._project, self._quotas
             snapshots = self._streams.snapshots
-            ceilings: Any = None
+            limits: Any = None
             if quotas is not None and quotas.limited:
-                ceilings = await quotas.ceilings(before, aggregate)
+                limits = await quotas.limits_of_change(before, aggregate)
 
             def changes() -> Sequence[Change]:
                 rows = list(project(aggregate, events))
                 if quotas is not None:
-                    rows += quotas.counts(before, aggregate, ceilings)
+                    rows += quotas.counts(before, aggregate, limits)
                 if snapshots is not None and is_due(aggregate.version, stored):
                     rows.append(written([snapshots.row(aggregate)]))
                 return rows

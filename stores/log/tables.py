@@ -103,15 +103,15 @@ class Count:
     """Adds `amounts` to the row of `key` in `table`; a row that is not there starts at zero.
 
     The table has one key column, its first, and integers that are not NULL; `amounts` are for
-    these in their order. `ceilings` say how far each may grow (None: without end). Where one
+    these in their order. `limits` say how far each may grow (None: without end). Where one
     would grow further, the append fails with OverLimit and leaves nothing; a column that does not
-    grow may stand above its ceiling.
+    grow may stand above its limit.
     """
 
     table: Table
     key: Any
     amounts: tuple[int, ...]
-    ceilings: tuple[int | None, ...] = ()
+    limits: tuple[int | None, ...] = ()
     """As many as there are amounts, or none at all."""
 
 

@@ -315,9 +315,9 @@ def _send_tracking(
 def _over_limits(
     connection: psycopg.Connection[Any], ready: Sequence[Append]
 ) -> list[tuple[Append, Outcome]]:
-    """The appends that do not fit under their ceilings, decided under the lock and in order.
+    """The appends that do not fit under their limits, decided under the lock and in order.
 
-    It costs a round trip, so only batches in which somebody has a ceiling ask. What rests on an
+    It costs a round trip, so only batches in which somebody has a limit ask. What rests on an
     old version is a conflict first: whether it fits is to be found out on the newest.
     """
     counters: dict[tuple[Table, Any], tuple[int, ...]] = {}

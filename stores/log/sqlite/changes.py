@@ -35,7 +35,7 @@ def write_change(connection: sqlite3.Connection, change: Change) -> None:
     table = change.table
     insert = insert_statement(table)
     if isinstance(change, Count):
-        _check_ceilings(connection, change)
+        _check_limits(connection, change)
         connection.execute(f"{insert} {adding(table)}", (change.key, *change.amounts))
         return
     if isinstance(change, Put):
@@ -44,8 +44,8 @@ def write_change(connection: sqlite3.Connection, change: Change) -> None:
     replace_rows(connection, change)
 
 
-def _check_ceilings(connection: sqlite3.Connection, count: Count) -> None:
-    if not count.ceilings:
+def _check_limits(connection: sqlite3.Connection, count: Count) -> None:
+    if not count.limits:
         return
     table = count.table
     names = ", ".join(column.name for column in table.columns[1:])
