@@ -14,7 +14,7 @@ from calotype.stores.log.tables import Replace
 log = structlog.get_logger("calotype.sealing")
 
 
-async def seal_for_ever(recorder: GroupCommitRecorder, signer: Signer | None, holder: str) -> None:
+async def run_sealer(recorder: GroupCommitRecorder, signer: Signer | None, holder: str) -> None:
     """Seals what is appended, a second later at most, until cancelled.
 
     Without a signer the tree is kept but no checkpoint is signed. Trouble never reaches those who

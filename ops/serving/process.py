@@ -22,7 +22,7 @@ from calotype.http.middleware import Api
 from calotype.http.routes import application
 from calotype.ops.jobs import sweeper
 from calotype.ops.jobs.remembering import Rememberer, check_log, places_of
-from calotype.ops.jobs.sealer import seal_for_ever
+from calotype.ops.jobs.sealer import run_sealer
 from calotype.ops.serving import workers
 from calotype.ops.serving.listening import (
     listening_socket,
@@ -189,7 +189,7 @@ async def _chores(
     if settings.followers.audience:
         chores.append(composition.audience_follower(parts, api.feed.watcher, cache_bytes).run())
     if settings.audit.seal:
-        chores.append(seal_for_ever(parts.log.recorder, signer, parts.process_id))
+        chores.append(run_sealer(parts.log.recorder, signer, parts.process_id))
     if settings.webhooks.deliver:
         deliverer = deliverer_of(settings, parts, api.webhooks, lambda: api.policy)
         chores.append(deliverer.run())

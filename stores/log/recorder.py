@@ -64,7 +64,7 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     """SQL for the time now in seconds since 1970, by the clock that all processes share."""
 
     def __init__(self, options: LogOptions, *, only_aggregates: bool = False) -> None:
-        super().__init__(self._write_for_ever, options.queue_limit)
+        super().__init__(self._run_writer, options.queue_limit)
         self._options = options
         self._health = WriteHealth(options.late_seconds)
         self._only_aggregates = only_aggregates
@@ -93,7 +93,7 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         """Records how far a subscriber came. Raises IntegrityError unless it is further."""
         self.insert_events([], tracking=tracking)
 
-    def _write_for_ever(self) -> None:
+    def _run_writer(self) -> None:
         while True:
             batch = self.take(BATCH_LIMIT)
             if not batch:
