@@ -16,7 +16,7 @@ from calotype.ops.settings.settings import load_settings
 from calotype.ops.wiring import composition
 from calotype.projections.engine.positions import positions_now
 from calotype.projections.rebuild.rebuild import spare_of
-from calotype.projections.rebuild.registry import PRINTS, Print, reached
+from calotype.projections.rebuild.registry import PROJECTIONS, Projection, reached
 from calotype.projections.rebuild.verify import Difference, differences
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -39,7 +39,7 @@ def list_projections(
     """List the projections: what they are for, their tables and sizes, and where they stand."""
     recorder = _recorder(config, data, log_url)
     try:
-        facts = [_facts(recorder, known) for known in PRINTS]
+        facts = [_facts(recorder, known) for known in PROJECTIONS]
     finally:
         recorder.close_now()
     if as_json:
@@ -64,7 +64,7 @@ def list_projections(
     Console().print(table)
 
 
-def _facts(recorder: GroupCommitRecorder, known: Print) -> dict[str, Any]:
+def _facts(recorder: GroupCommitRecorder, known: Projection) -> dict[str, Any]:
     positions = positions_now(recorder)
     with recorder.snapshot(known.tables) as fetch:
         spare = spare_of(fetch, known)
@@ -101,14 +101,14 @@ def status(
     try:
         leaders = {
             known.name: asyncio.run(recorder.live_leases(f"follower:{known.follower}"))
-            for known in PRINTS
+            for known in PROJECTIONS
             if known.follower
         }
         positions = positions_now(recorder)
         with recorder.snapshot() as fetch:
             head = fetch("SELECT max(notification_id) FROM stored_events")[0][0] or 0
             table = Table("projection", "table", "rows", "position", "behind", "kept by")
-            for known in PRINTS:
+            for known in PROJECTIONS:
                 position = reached(fetch, known)
                 keeper = "every append"
                 if known.follower:
@@ -150,7 +150,7 @@ def verify(
     raise typer.Exit(1 if any(found.values()) else 0)
 
 
-def _verify(recorder: GroupCommitRecorder, known: Print) -> list[Difference]:
+def _verify(recorder: GroupCommitRecorder, known: Projection) -> list[Difference]:
     with Told(known.name) as told:
         told.phase("events", recorder.max_notification_id() or 0)
         return list(differences(recorder, known, told.advance))

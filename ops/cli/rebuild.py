@@ -21,14 +21,14 @@ from calotype.projections.rebuild.rebuild import NothingBuilt, count_again, spar
 from calotype.projections.rebuild.rebuild import look as run_look
 from calotype.projections.rebuild.rebuild import rebuild as run_rebuild
 from calotype.projections.rebuild.rebuild import switch as run_switch
-from calotype.projections.rebuild.registry import PRINTS, Print
+from calotype.projections.rebuild.registry import PROJECTIONS, Projection
 from calotype.stores.log.log import Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.table_sets import SwitchRefused
 
 NamesArgument = Annotated[
     list[str] | None,
-    typer.Argument(help=f"Of {', '.join(known.name for known in PRINTS)}; none: all."),
+    typer.Argument(help=f"Of {', '.join(known.name for known in PROJECTIONS)}; none: all."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
@@ -106,17 +106,17 @@ def switch(
         recorder.close_now()
 
 
-def chosen_prints(names: list[str] | None) -> list[Print]:
-    """The prints of these names, or all. Raises SettingsError for a name that there is not."""
-    by_name = {known.name: known for known in PRINTS}
+def chosen_prints(names: list[str] | None) -> list[Projection]:
+    """The projections of these names, or all. Raises SettingsError for a name that there is not."""
+    by_name = {known.name: known for known in PROJECTIONS}
     for name in names or ():
         if name not in by_name:
             raise SettingsError(f"NAME: there is no projection '{name}'; use {', '.join(by_name)}")
-    return [by_name[name] for name in names] if names else list(PRINTS)
+    return [by_name[name] for name in names] if names else list(PROJECTIONS)
 
 
 @contextmanager
-def _one_line_for_trouble(known: Print) -> Iterator[None]:
+def _one_line_for_trouble(known: Projection) -> Iterator[None]:
     try:
         yield
     except (LeaseTaken, NothingBuilt, SwitchRefused, BuildFailed, Fenced) as error:
@@ -126,7 +126,7 @@ def _one_line_for_trouble(known: Print) -> Iterator[None]:
 
 def _report(
     recorder: GroupCommitRecorder,
-    known: Print,
+    known: Projection,
     comparison: Comparison,
     built_at: int | None,
     position: int | None,

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from calotype.projections.rebuild.fold_by_stream import PAGE_EVENTS, LogEvent, Row, lives
-from calotype.projections.rebuild.registry import PRINTS, InOrder, Print
+from calotype.projections.rebuild.registry import PROJECTIONS, InOrder, Projection
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.table_sets import TableSet
@@ -43,7 +43,7 @@ class BuildFailed(Exception):
 
 
 def build(
-    url: str, what: Print, generation: int, until: int, *, processes: int, gentle: bool
+    url: str, what: Projection, generation: int, until: int, *, processes: int, gentle: bool
 ) -> Iterator[int]:
     """Fills the spare tables, which are there and empty; gives numbers of events as they are done.
 
@@ -87,7 +87,7 @@ def _work(
     url: str, name: str, generation: int, until: int, gentle: bool, slices: Any, done: Any
 ) -> None:
     gc.freeze()
-    what = next(known for known in PRINTS if known.name == name)
+    what = next(known for known in PROJECTIONS if known.name == name)
     recorder = open_log(url)
     spare = recorder.table_set(what.tables, generation, gentle=gentle)
     try:
@@ -106,7 +106,12 @@ def _work(
 
 
 def _fill_slice(
-    recorder: GroupCommitRecorder, spare: TableSet, what: Print, number: int, until: int, done: Any
+    recorder: GroupCommitRecorder,
+    spare: TableSet,
+    what: Projection,
+    number: int,
+    until: int,
+    done: Any,
 ) -> None:
     width = 2**128 // SLICES
     first, last = UUID(int=number * width), UUID(int=(number + 1) * width - 1)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from calotype.projections.rebuild.registry import Print, Sums, image_column, reached
+from calotype.projections.rebuild.registry import Projection, Sums, image_column, reached
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Column, Table
 
@@ -26,7 +26,7 @@ Comparison = list[TableComparison]
 
 
 def compare(
-    recorder: GroupCommitRecorder, what: Print, spare: Mapping[Table, Table], position: int
+    recorder: GroupCommitRecorder, what: Projection, spare: Mapping[Table, Table], position: int
 ) -> Comparison:
     """Compares the tables in use with the spare ones, which stand at `position`, at one moment.
 
@@ -41,7 +41,7 @@ def compare(
         return found
 
 
-def compare_sums(recorder: GroupCommitRecorder, what: Print, sums: Sums) -> Comparison:
+def compare_sums(recorder: GroupCommitRecorder, what: Projection, sums: Sums) -> Comparison:
     """Compares sums with what the log gives."""
     there, expected = sums.there_and_expected(recorder, lambda events: None)
     found = {row[0]: row for row in there}
@@ -51,7 +51,7 @@ def compare_sums(recorder: GroupCommitRecorder, what: Print, sums: Sums) -> Comp
     return [TableComparison(what.tables[0].name, different, len(missing), len(extra))]
 
 
-def _statements(what: Print, table: Table, made: Table) -> tuple[str, str, str]:
+def _statements(what: Projection, table: Table, made: Table) -> tuple[str, str, str]:
     same_key = " AND ".join(f"u.{name} = m.{name}" for name in table.key)
     differing = " OR ".join(
         _differs(column) for column in table.columns if column.name not in table.key
@@ -78,7 +78,7 @@ def _differs(column: Column) -> str:
     return f"coalesce({unequal}, (u.{column.name} IS NULL) <> (m.{column.name} IS NULL))"
 
 
-def _settled(what: Print, table: Table, alias: str) -> str:
+def _settled(what: Projection, table: Table, alias: str) -> str:
     ordered = what.in_order is not None and table is what.in_order.table
     if what.owned_by_position or ordered:
         return f"{alias}.position <= :until"

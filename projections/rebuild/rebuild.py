@@ -19,7 +19,7 @@ from calotype.projections.engine.follower import PAGE_BYTES, Fold
 from calotype.projections.engine.leadership import HeldLease, held
 from calotype.projections.rebuild.build import build
 from calotype.projections.rebuild.compare import Comparison, compare, compare_sums
-from calotype.projections.rebuild.registry import Print, in_the_place_of
+from calotype.projections.rebuild.registry import Projection, in_the_place_of
 from calotype.stores.log.log import Append
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
 from calotype.stores.log.table_sets import Switch, TableSet
@@ -58,7 +58,7 @@ class Spare:
     """All events up to here are in them."""
 
 
-def spare_of(fetch: Fetch, what: Print) -> Spare | None:
+def spare_of(fetch: Fetch, what: Projection) -> Spare | None:
     """The spare tables of a projection that are built, the latest of them."""
     found = [
         Spare(int(name.removeprefix(_built(what, ""))), position)
@@ -69,7 +69,7 @@ def spare_of(fetch: Fetch, what: Print) -> Spare | None:
 
 
 def rebuild(
-    recorder: GroupCommitRecorder, url: str, what: Print, telling: Telling, *, processes: int
+    recorder: GroupCommitRecorder, url: str, what: Projection, telling: Telling, *, processes: int
 ) -> Spare:
     """Makes spare tables of the whole log and their indexes; `switch` is what comes next.
 
@@ -101,7 +101,7 @@ def rebuild(
     return Spare(lease.epoch, until)
 
 
-def look(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> Comparison:
+def look(recorder: GroupCommitRecorder, what: Projection, telling: Telling) -> Comparison:
     """Compares the spare tables with those in use, once they have caught up with the log.
 
     Raises NothingBuilt and LeaseTaken.
@@ -115,7 +115,7 @@ def look(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> Compar
             return compare(recorder, what, spare.spare, catching_up.position)
 
 
-def switch(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> int:
+def switch(recorder: GroupCommitRecorder, what: Projection, telling: Telling) -> int:
     """Puts the spare tables in the place of those in use; the position at which that happened.
 
     Raises NothingBuilt, LeaseTaken, Fenced and SwitchRefused; nothing has changed then. The former
@@ -141,7 +141,7 @@ def switch(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> int:
     return position
 
 
-def count_again(recorder: GroupCommitRecorder, what: Print, telling: Telling) -> Comparison:
+def count_again(recorder: GroupCommitRecorder, what: Projection, telling: Telling) -> Comparison:
     """Makes a table of sums again, in one step; how it was before. Raises LeaseTaken."""
     assert what.sums is not None
     with held(recorder, _lease(what)):
@@ -158,7 +158,7 @@ class _CatchingUp:
     def __init__(
         self,
         recorder: GroupCommitRecorder,
-        what: Print,
+        what: Projection,
         spare: TableSet,
         lease: HeldLease,
         built: Spare,
@@ -207,16 +207,16 @@ class _CatchingUp:
         return in_the_place_of(self._fold.fold(page), self._spare.spare), page[-1].id
 
 
-def _lease(what: Print) -> str:
+def _lease(what: Projection) -> str:
     return f"rebuild:{what.name}"
 
 
-def _built(what: Print, generation: int | str) -> str:
+def _built(what: Projection, generation: int | str) -> str:
     """The name under which spare tables that are built are tracked."""
     return f"rebuild:{what.name}:{generation}"
 
 
-def _built_spare(recorder: GroupCommitRecorder, what: Print) -> Spare:
+def _built_spare(recorder: GroupCommitRecorder, what: Projection) -> Spare:
     built = spare_of(recorder.fetch_now, what)
     if built is None:
         raise NothingBuilt(f"nothing is built for {what.name}: run `calotype projections rebuild`")
@@ -225,7 +225,7 @@ def _built_spare(recorder: GroupCommitRecorder, what: Print) -> Spare:
 
 @contextmanager
 def _spare(
-    recorder: GroupCommitRecorder, what: Print, generation: int, *, gentle: bool = True
+    recorder: GroupCommitRecorder, what: Projection, generation: int, *, gentle: bool = True
 ) -> Iterator[TableSet]:
     spare = recorder.table_set(what.tables, generation, gentle=gentle)
     try:
@@ -245,7 +245,11 @@ def _append(
 
 
 def _remove_leftovers(
-    recorder: GroupCommitRecorder, what: Print, spare: TableSet, lease: HeldLease, telling: Telling
+    recorder: GroupCommitRecorder,
+    what: Projection,
+    spare: TableSet,
+    lease: HeldLease,
+    telling: Telling,
 ) -> None:
     recorder.forget_tracking(_built(what, ""))
     telling.phase("tables removed", 0)

@@ -1,4 +1,4 @@
-"""The prints: every set of tables that is made of the log, and how each is made.
+"""The projections: every set of tables that is made of the log, and how each is made.
 
 There are two ways to the same rows: event by event, as an append or a follower does it, and image
 by image from all its events (`lives.py`), as comparing and rebuilding do it.
@@ -63,7 +63,7 @@ class Sums:
 
 
 @dataclass(frozen=True, slots=True)
-class Print:
+class Projection:
     """A set of tables that is made of the log by one fold."""
 
     name: str
@@ -107,8 +107,8 @@ class ImageRows:
         return list(latest.values())
 
 
-PRINTS = (
-    Print(
+PROJECTIONS = (
+    Projection(
         "images",
         "what the API answers from: images, members, tags, properties, places of bytes, and "
         "what can be restored",
@@ -117,7 +117,7 @@ PRINTS = (
         lambda recorder, spare: ImageRows(recorder),
         snapshots=OF_IMAGES,
     ),
-    Print(
+    Projection(
         "usage",
         "what every project has, for quotas",
         (USAGE,),
@@ -125,7 +125,7 @@ PRINTS = (
         lambda recorder, spare: ImageRows(recorder),
         sums=Sums(counters_and_totals, recount),
     ),
-    Print(
+    Projection(
         "versions",
         "every row that there ever was, for history, lists as of a moment, and differences",
         SPAN_TABLES,
@@ -135,7 +135,7 @@ PRINTS = (
         snapshots=OF_VERSIONS,
         in_order=InOrder(MOMENTS, moment_rows, ("", "")),
     ),
-    Print(
+    Projection(
         "audience",
         "which project may know of which event, for the feeds of projects",
         (EVENT_AUDIENCE,),
@@ -149,7 +149,7 @@ PRINTS = (
 made again it would prove nothing. `calotype audit verify` checks it."""
 
 
-def reached(fetch: Fetch, what: Print) -> int:
+def reached(fetch: Fetch, what: Projection) -> int:
     """The position that the tables stand at."""
     if what.follower is None:
         return fetch(_REACHED)[0][0] or 0

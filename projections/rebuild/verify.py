@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from calotype.projections.rebuild.fold_by_stream import LogEvent, Row, lives
-from calotype.projections.rebuild.registry import InOrder, Print, image_column, reached
+from calotype.projections.rebuild.registry import InOrder, Projection, image_column, reached
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Table, key_getter
 
@@ -47,7 +47,7 @@ class Difference:
 
 def differences(
     recorder: GroupCommitRecorder,
-    what: Print,
+    what: Projection,
     progress: Progress = lambda events: None,
     *,
     chunk_images: int = CHUNK_IMAGES,
@@ -89,7 +89,7 @@ def _counted(events: Iterable[LogEvent], progress: Progress) -> Iterator[LogEven
     progress(count)
 
 
-def _there(what: Print, table: Table) -> str:
+def _there(what: Projection, table: Table) -> str:
     names = ", ".join(f"t.{column.name}" for column in table.columns)
     if what.owned_by_position:
         return (
@@ -102,7 +102,7 @@ def _there(what: Print, table: Table) -> str:
 
 
 def _differences_in_order(
-    recorder: GroupCommitRecorder, what: Print, ordered: InOrder
+    recorder: GroupCommitRecorder, what: Projection, ordered: InOrder
 ) -> Iterator[Difference]:
     after, before, found = 0, ordered.start, 0
     table = ordered.table

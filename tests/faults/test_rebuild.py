@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from calotype.projections.rebuild.registry import PRINTS
+from calotype.projections.rebuild.registry import PROJECTIONS
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.tables import is_spare
 from tests.bench import long_log
@@ -112,7 +112,7 @@ def _rebuild(service: Any, *names: str) -> subprocess.CompletedProcess[str]:
 
 
 def _spare_tables(service: Any) -> list[str]:
-    tables = [table for known in PRINTS for table in known.tables]
+    tables = [table for known in PROJECTIONS for table in known.tables]
     sql = (
         "SELECT relname FROM pg_class WHERE relkind = 'r'"
         if service.log_url
@@ -135,12 +135,12 @@ def test_all_tables_are_rebuilt_while_two_processes_serve_and_no_request_fails(
         assert "images_1: 0 rows differed" in first.stdout  # They were missing, all of them.
         second = _rebuild(service)
         assert second.returncode == 0, second.stdout + second.stderr
-    assert second.stdout.count("the tables in use were as the log says") == len(PRINTS)
+    assert second.stdout.count("the tables in use were as the log says") == len(PROJECTIONS)
     assert load.failures == []
     assert min(load.answers[method] for method in ("POST", "PATCH", "GET", "DELETE")) > 20
     verified = service.run("projections", "verify")
     assert verified.returncode == 0, verified.stdout
-    assert verified.stdout.count("fits the log") == len(PRINTS)
+    assert verified.stdout.count("fits the log") == len(PROJECTIONS)
     assert _spare_tables(service) == []
     assert service.terminate() == 0
 

@@ -32,7 +32,7 @@ from calotype.projections.rebuild.rebuild import (
     spare_of,
     switch,
 )
-from calotype.projections.rebuild.registry import PRINTS, Print
+from calotype.projections.rebuild.registry import PROJECTIONS, Projection
 from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
@@ -50,7 +50,7 @@ FIELDS: dict[str, Any] = {
     "min_disk": 0,
     "min_ram": 0,
 }
-IMAGES, USAGE, VERSIONS, AUDIENCE = PRINTS
+IMAGES, USAGE, VERSIONS, AUDIENCE = PROJECTIONS
 BUILT = (IMAGES, VERSIONS, AUDIENCE)
 Rows = dict[str, list[tuple[str, ...]]]
 Wish = Callable[[Image, random.Random], None]
@@ -109,7 +109,7 @@ class Database:
             fold = known.follow(self.recorder, {})
             await Follower(self.recorder, known.follower, fold, holder="h").catch_up()
 
-    def rows(self, known: Print) -> Rows:
+    def rows(self, known: Projection) -> Rows:
         found = {}
         for table in known.tables:
             names = ", ".join(column.name for column in table.columns)
@@ -147,7 +147,7 @@ class Database:
         rows = self.recorder.fetch_now(sql, {"t": table})
         return sorted(row[0].partition(" ON ")[2].replace('"', "") for row in rows)
 
-    def rebuild(self, known: Print, *, processes: int = 1) -> None:
+    def rebuild(self, known: Projection, *, processes: int = 1) -> None:
         """Builds and switches."""
         rebuild(self.recorder, self.url, known, Quiet(), processes=processes)
         switch(self.recorder, known, Quiet())
@@ -263,7 +263,7 @@ def test_whatever_happens_to_images_both_ways_give_the_same_rows(
         await sqlite_database.follow()
 
     asyncio.run(happen())
-    for known in PRINTS:
+    for known in PROJECTIONS:
         assert list(differences(sqlite_database.recorder, known)) == []
 
 
@@ -276,7 +276,7 @@ def sqlite_database(tmp_path: Any) -> Any:
 
 @pytest.mark.parametrize("known", BUILT, ids=lambda known: known.name)
 async def test_a_rebuild_gives_the_rows_and_indexes_that_were_there(
-    database: Database, known: Print
+    database: Database, known: Projection
 ) -> None:
     for seed in range(3):
         await database.live(random.Random(seed), 60)
@@ -313,7 +313,7 @@ async def test_a_rebuild_gives_the_rows_and_indexes_that_were_there(
     ],
 )
 async def test_damaged_rows_are_told_and_healed(
-    database: Database, known: Print, sql: str, table: str, counts: str
+    database: Database, known: Projection, sql: str, table: str, counts: str
 ) -> None:
     await database.live(random.Random(3), 60)
     await database.follow()
@@ -342,7 +342,7 @@ async def test_sums_are_counted_again_and_told_when_they_were_wrong(database: Da
 
 @pytest.mark.parametrize("known", BUILT, ids=lambda known: known.name)
 async def test_what_happens_between_building_and_switching_is_caught_up_with(
-    database: Database, known: Print
+    database: Database, known: Projection
 ) -> None:
     """New images and changes of old ones, more than one page of them; followers behind or ahead."""
     await database.live(random.Random(1), 60)

@@ -13,7 +13,7 @@ from calotype.projections.images.listing import ListQuery
 from calotype.projections.images.queries import Queries
 from calotype.projections.images.rows import rows_of
 from calotype.projections.images.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
-from calotype.projections.rebuild.registry import PRINTS
+from calotype.projections.rebuild.registry import PROJECTIONS
 from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
@@ -113,7 +113,7 @@ async def test_tables_of_the_release_before_are_filled_over_and_dropped(url: str
     assert not is_up_to_date(recorder)
     migrate(recorder)
     assert is_up_to_date(recorder)
-    images = next(known for known in PRINTS if known.name == "images")
+    images = next(known for known in PROJECTIONS if known.name == "images")
     assert await asyncio.to_thread(lambda: list(differences(recorder, images))) == []
     assert recorder.missing_tables(RELEASED) == [table.name for table in RELEASED]
     page = await Queries(recorder).page(

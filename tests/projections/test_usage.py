@@ -20,7 +20,7 @@ from calotype.commands.policy.quotas import ProjectLimits, Quotas, SameForAll
 from calotype.ops.wiring.composition import is_up_to_date, migrate
 from calotype.projections.images.rows import rows_of
 from calotype.projections.images.usage import counters_and_totals, recount, totals_at
-from calotype.projections.rebuild.registry import PRINTS
+from calotype.projections.rebuild.registry import PROJECTIONS
 from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.log import EventLog, TooManyConflicts, event_mapper
 from calotype.stores.log.opening import open_log
@@ -239,7 +239,7 @@ async def test_verifying_finds_a_counter_that_is_wrong(
     fields = {**FIELDS, "owner": "red"}
     image = create(_cause(), image_id=str(uuid4()), fields=fields, tags=[], properties={})
     await _logs(recorders)[0].create(image)
-    usage = next(known for known in PRINTS if known.name == "usage")
+    usage = next(known for known in PROJECTIONS if known.name == "usage")
     assert await asyncio.to_thread(lambda: list(differences(recorders[0], usage))) == []
     _execute(log_url, sql)
     found = await asyncio.to_thread(lambda: list(differences(recorders[0], usage)))

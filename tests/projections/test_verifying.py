@@ -20,7 +20,7 @@ from calotype.projections.feed.audience import EventAudience
 from calotype.projections.images.rows import rows_of
 from calotype.projections.past import row_version_snapshots
 from calotype.projections.past.row_version_follower import ImageSpans
-from calotype.projections.rebuild.registry import PRINTS
+from calotype.projections.rebuild.registry import PROJECTIONS
 from calotype.projections.rebuild.verify import differences
 from calotype.stores.log import snapshots
 from calotype.stores.log.log import EventLog
@@ -95,7 +95,7 @@ async def _life(recorder: GroupCommitRecorder) -> None:
 
 async def _follow(recorder: GroupCommitRecorder) -> None:
     spans = partial(ImageSpans, snapshots=True)
-    for known, fold in ((PRINTS[2], spans), (PRINTS[3], EventAudience)):
+    for known, fold in ((PROJECTIONS[2], spans), (PROJECTIONS[3], EventAudience)):
         assert known.follower is not None
         await Follower(recorder, known.follower, fold(recorder), holder="h").catch_up()
 
@@ -104,7 +104,7 @@ async def _found(recorder: GroupCommitRecorder) -> list[tuple[str, str]]:
     def look() -> list[tuple[str, str]]:
         return [
             (found.table, found.what)
-            for known in PRINTS
+            for known in PROJECTIONS
             for found in differences(recorder, known, chunk_images=5)
         ]
 
