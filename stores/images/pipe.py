@@ -240,7 +240,7 @@ class _Intake:
         self._size_bytes = size_bytes
         self._limit_bytes = limit_bytes
         limits = [limit for limit in (size_bytes, limit_bytes) if limit is not None]
-        self._limit_bytes: float = min(limits, default=float("inf"))
+        self._most_bytes: float = min(limits, default=float("inf"))
         self._room = room
         self._remaining_bytes: float = 0 if room else float("inf")
         self.received_bytes = 0
@@ -252,7 +252,7 @@ class _Intake:
         enough_bytes = self.received_bytes + least_bytes
         async for chunk in self._chunks:
             self.received_bytes += len(chunk)
-            if self.received_bytes > self._limit_bytes:
+            if self.received_bytes > self._most_bytes:
                 raise self._too_much()
             if self.received_bytes > self._remaining_bytes:
                 await self._ask_for_room()
