@@ -46,7 +46,7 @@ class Lease(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class CommandContext:
     """The log, the stores, the limits, and who this process is."""
 
     log: EventLog

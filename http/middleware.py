@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
-from calotype.commands.context import Parts
+from calotype.commands.context import CommandContext
 from calotype.commands.errors import CalotypeError, Invalid, LimitExceeded
 from calotype.commands.images.downloads import Downloads
 from calotype.commands.policy.policy import DEFAULT_POLICY, Actor, Cause, Policy
@@ -70,7 +70,7 @@ class BodyStalled(CalotypeError):
 class Api:
     """What handlers work with, put together by `calotype.ops.wiring.composition`."""
 
-    parts: Parts
+    context: CommandContext
     queries: Queries
     moments: Moments
     feed: Feed

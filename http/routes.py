@@ -101,4 +101,4 @@ async def _close_askers(app: web.Application) -> None:
     api = app[API]
     if isinstance(api.identify, (KeystoneIdentity, BasicIdentity)):
         await api.identify.close()
-    await api.parts.quotas.close()
+    await api.context.quotas.close()

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from calotype.commands.context import SYSTEM, Parts, cause_of, new_id
+from calotype.commands.context import SYSTEM, CommandContext, cause_of, new_id
 from calotype.commands.errors import (
     CalotypeError,
     Conflict,
@@ -79,7 +79,7 @@ def refusal_of(error: stores.StoreError, store: str) -> CalotypeError:
 
 
 async def upload_data(
-    parts: Parts,
+    context: CommandContext,
     actor: Actor,
     cause: Cause,
     image_id: str,
@@ -97,24 +97,24 @@ async def upload_data(
     After any failure the image is queued again and nothing is left in the store, at once or as soon
     as log and store can be reached.
     """
-    cap = _size_cap(parts, size_bytes)
+    cap = _size_cap(context, size_bytes)
     aggregate_id, upload_id = image_uuid(image_id), secrets.token_hex(6)
-    driver = parts.stores[parts.default_store]
-    _expect_answers(parts, driver)
+    driver = context.stores[context.default_store]
+    _expect_answers(context, driver)
     key = f"{aggregate_id}-{upload_id}"
-    leave = _Leave(parts, aggregate_id, upload_id)
+    leave = _Leave(context, aggregate_id, upload_id)
     # Known as running before the intent is on record, so that no sweep takes it for a dead one.
-    parts.uploads.add(upload_id)
+    context.uploads.add(upload_id)
     try:
-        image: Image = await parts.log.change(
+        image: Image = await context.log.change(
             aggregate_id,
             partial(require, actor, "upload_image"),
             Image.start_upload,
             cause,
             upload_id=upload_id,
-            store=parts.default_store,
+            store=context.default_store,
             url=driver.base_url + key,
-            holder=parts.process_id,
+            holder=context.process_id,
             announced_size=size_bytes,
         )
         try:
@@ -124,29 +124,29 @@ async def upload_data(
                 chunks,
                 size_bytes=size_bytes,
                 limit_bytes=cap,
-                algorithms=("md5", parts.hash_algorithm),
+                algorithms=("md5", context.hash_algorithm),
                 expected={"md5": md5} if md5 else {},
-                claim=_claim(parts, image),
-                room=_room(parts, image, size_bytes),
+                claim=_claim(context, image),
+                room=_room(context, image, size_bytes),
                 leave=leave,
             )
-            outcome = _outcome(upload_id, written, parts.hash_algorithm)
+            outcome = _outcome(upload_id, written, context.hash_algorithm)
             change = Image.store_data
-            image = await parts.log.change(aggregate_id, _expect_image, change, cause, **outcome)
+            image = await context.log.change(aggregate_id, _expect_image, change, cause, **outcome)
             return image
         except BaseException as error:
             refusal: BaseException = error
             if isinstance(error, stores.StoreError):
-                refusal = refusal_of(error, parts.default_store)
+                refusal = refusal_of(error, context.default_store)
             # Shielded, because most clients that are here went away. What fails now (the log is
             # down, say) is done later: the intent is on record, but no longer in `uploads`.
             with suppress(Exception):
-                await asyncio.shield(_end(parts, cause, aggregate_id, upload_id, refusal))
+                await asyncio.shield(_end(context, cause, aggregate_id, upload_id, refusal))
             if refusal is not error:
                 raise refusal from error
             raise
     finally:
-        parts.uploads.discard(upload_id)
+        context.uploads.discard(upload_id)
 
 
 class _Leave:
@@ -158,11 +158,11 @@ class _Leave:
     finds the outcome refused, and removes what it has written.
     """
 
-    def __init__(self, parts: Parts, aggregate_id: UUID, upload_id: str) -> None:
-        self._parts = parts
+    def __init__(self, context: CommandContext, aggregate_id: UUID, upload_id: str) -> None:
+        self._parts = context
         self._aggregate_id = aggregate_id
         self._upload_id = upload_id
-        self._lapses = parts.lease.lapses if parts.lease is not None else 0
+        self._lapses = context.lease.lapses if context.lease is not None else 0
 
     async def ask(self) -> None:
         """Raises Unavailable while the lease cannot be had, Gone for an upload given up."""
@@ -188,20 +188,24 @@ class _Leave:
 
 
 async def _end(
-    parts: Parts, cause: Cause, aggregate_id: UUID, upload_id: str, refusal: BaseException
+    context: CommandContext,
+    cause: Cause,
+    aggregate_id: UUID,
+    upload_id: str,
+    refusal: BaseException,
 ) -> None:
     """Gives the upload up, and sees to it that nothing stays that it may have written."""
-    stray = (parts.default_store, aggregate_id, upload_id)
-    parts.strays.add(stray)
-    image = await give_up_upload(parts, cause, aggregate_id, upload_id, _reason(refusal))
+    stray = (context.default_store, aggregate_id, upload_id)
+    context.strays.add(stray)
+    image = await give_up_upload(context, cause, aggregate_id, upload_id, _reason(refusal))
     if not _knows(image, upload_id):
-        await remove_strays(parts)
+        await remove_strays(context)
         return
-    parts.strays.discard(stray)
+    context.strays.discard(stray)
     if not isinstance(refusal, Unavailable):
-        await remove_garbage(parts, image)
-    elif not parts.garbage.full():
-        parts.garbage.put_nowait(image)  # Nobody waits for a store that has just failed.
+        await remove_garbage(context, image)
+    elif not context.garbage.full():
+        context.garbage.put_nowait(image)  # Nobody waits for a store that has just failed.
 
 
 def _knows(image: Image, upload_id: str) -> bool:
@@ -209,13 +213,13 @@ def _knows(image: Image, upload_id: str) -> bool:
 
 
 async def give_up_upload(
-    parts: Parts, cause: Cause, aggregate_id: UUID, upload_id: str, reason: str
+    context: CommandContext, cause: Cause, aggregate_id: UUID, upload_id: str, reason: str
 ) -> Image:
     """Ends an upload without data: the image is queued again, its bytes are garbage.
 
     No change where that upload is not under way any more.
     """
-    image: Image = await parts.log.change(
+    image: Image = await context.log.change(
         aggregate_id, _expect_image, Image.fail_upload, cause, upload_id=upload_id, reason=reason
     )
     return image
@@ -226,7 +230,7 @@ def garbage_of(image: Image) -> list[Blob]:
     return [blob for blob in image.blobs.values() if blob.state == DOOMED and not blob.holder]
 
 
-async def remove_garbage(parts: Parts, image: Image) -> int:
+async def remove_garbage(context: CommandContext, image: Image) -> int:
     """Removes the doomed bytes of an image from their stores and records it; returns how many.
 
     Bytes whose store is not reachable now stay doomed, for the next sweep.
@@ -234,21 +238,21 @@ async def remove_garbage(parts: Parts, image: Image) -> int:
     removed = 0
     for blob in garbage_of(image):
         with suppress(stores.StoreError):
-            removed += await remove_blob(parts, image, blob)
+            removed += await remove_blob(context, image, blob)
     return removed
 
 
-async def remove_blob(parts: Parts, image: Image, blob: Blob) -> int:
+async def remove_blob(context: CommandContext, image: Image, blob: Blob) -> int:
     """Removes one of an image's doomed blobs, finished or not, and records it; how many that were.
 
     Raises StoreError while the store cannot do it.
     """
-    driver = parts.stores.get(blob.store)
+    driver = context.stores.get(blob.store)
     if driver is None:
         return 0
     url = url_now(driver, image.id, blob.url)
     was_there = await threads_of(driver).call(_clear, driver, url)
-    await parts.log.change(
+    await context.log.change(
         image.id,
         _expect_image,
         Image.note_data_removed,
@@ -259,22 +263,22 @@ async def remove_blob(parts: Parts, image: Image, blob: Blob) -> int:
     return 1
 
 
-async def remove_strays(parts: Parts) -> None:
+async def remove_strays(context: CommandContext) -> None:
     """Removes what this process has written for uploads that were given up, and forgotten, before.
 
     What log or store refuse is tried again the next time.
     """
-    for stray in list(parts.strays):
+    for stray in list(context.strays):
         store, aggregate_id, upload_id = stray
-        image = await parts.log.load(aggregate_id)
+        image = await context.log.load(aggregate_id)
         if image is not None and _knows(image, upload_id):
-            parts.strays.discard(stray)  # It is on record, so it is not forgotten.
+            context.strays.discard(stray)  # It is on record, so it is not forgotten.
             continue
-        driver = parts.stores[store]
+        driver = context.stores[store]
         with suppress(stores.StoreError):
             url = driver.url_of(f"{aggregate_id}-{upload_id}")
             await threads_of(driver).call(_clear, driver, url)
-            parts.strays.discard(stray)
+            context.strays.discard(stray)
 
 
 def _clear(driver: stores.Driver, url: str) -> bool:
@@ -290,12 +294,12 @@ def _clear(driver: stores.Driver, url: str) -> bool:
     return True
 
 
-def _expect_answers(parts: Parts, driver: stores.Driver) -> None:
+def _expect_answers(context: CommandContext, driver: stores.Driver) -> None:
     """Raises Unavailable before anything is begun with a store that is down."""
     try:
         threads_of(driver).expect_answers()
     except stores.StoreUnavailable as error:
-        raise refusal_of(error, parts.default_store) from error
+        raise refusal_of(error, context.default_store) from error
 
 
 def _why_garbage(image: Image) -> str:
@@ -306,31 +310,31 @@ def _why_garbage(image: Image) -> str:
     return f"{reason}; {deletion.purge_reason}" if deletion.purge_reason else reason
 
 
-def _size_cap(parts: Parts, size_bytes: int | None) -> int:
+def _size_cap(context: CommandContext, size_bytes: int | None) -> int:
     """How many bytes an image may have. Raises LimitExceeded when more are announced."""
-    cap = parts.limits.image_size_bytes
+    cap = context.limits.image_size_bytes
     cap = LARGEST_BYTES if cap < 0 else min(cap, LARGEST_BYTES)
     if size_bytes is not None and size_bytes > cap:
         raise LimitExceeded(f"The image has {size_bytes} bytes; at most {cap} are allowed.")
     return cap
 
 
-def _claim(parts: Parts, image: Image) -> Claim | None:
+def _claim(context: CommandContext, image: Image) -> Claim | None:
     """What the data is said to be; other containers than `bare` are not looked into."""
     if image.fields["container_format"] != "bare":
         return None
-    return Claim(image.fields["disk_format"], parts.format_must_match, parts.tolerated_checks)
+    return Claim(image.fields["disk_format"], context.format_must_match, context.tolerated_checks)
 
 
-def _room(parts: Parts, image: Image, size_bytes: int | None) -> pipe.Room | None:
+def _room(context: CommandContext, image: Image, size_bytes: int | None) -> pipe.Room | None:
     """What is left to the image's owner, for data whose size nobody has announced.
 
     An announced size is taken already. The rest is decided when all has come; this only sees to
     it that nobody sends for hours what cannot fit.
     """
-    if size_bytes is not None or not parts.quotas.limited:
+    if size_bytes is not None or not context.quotas.limited:
         return None
-    return partial(parts.quotas.room_bytes, image.owner)
+    return partial(context.quotas.room_bytes, image.owner)
 
 
 def _outcome(upload_id: str, written: pipe.Written, hash_algorithm: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
-from calotype.commands.context import SYSTEM, Parts, cause_of, new_id
+from calotype.commands.context import SYSTEM, CommandContext, cause_of, new_id
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from calotype.commands.images.data import refusal_of
 from calotype.commands.images.fields import check_text
@@ -22,23 +22,25 @@ from calotype.stores.images.driver import StoreError
 from calotype.stores.images.threads import threads_of
 
 
-async def delete_image(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> Image:
+async def delete_image(context: CommandContext, actor: Actor, cause: Cause, image_id: str) -> Image:
     """Deletes the image; it can be restored while the retention lasts, if there is one.
 
     Bytes that are not retained become garbage.
     """
-    image: Image = await parts.log.change(
+    image: Image = await context.log.change(
         image_uuid(image_id),
         partial(require, actor, "delete_image"),
         Image.delete,
         cause,
-        retention_seconds=parts.retention_seconds,
+        retention_seconds=context.retention_seconds,
     )
-    _hand_over_garbage(parts, image)
+    _hand_over_garbage(context, image)
     return image
 
 
-async def restore_image(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> Image:
+async def restore_image(
+    context: CommandContext, actor: Actor, cause: Cause, image_id: str
+) -> Image:
     """Takes the deletion back: the image is as it was, under its id, with its bytes.
 
     An upload that was under way has ended; such an image is queued. Raises NotFound, Forbidden,
@@ -48,17 +50,17 @@ async def restore_image(parts: Parts, actor: Actor, cause: Cause, image_id: str)
     """
     aggregate_id = image_uuid(image_id)
     allowed = partial(require_deleted, actor, "restore_image", image_id)
-    image: Image | None = await parts.log.load(aggregate_id)
+    image: Image | None = await context.log.load(aggregate_id)
     allowed(image)
     assert image is not None
     _require_open(image, datetime.now(UTC))
-    await _require_bytes(parts, image)
-    restored: Image = await parts.log.change(aggregate_id, allowed, restore, cause)
+    await _require_bytes(context, image)
+    restored: Image = await context.log.change(aggregate_id, allowed, restore, cause)
     return restored
 
 
 async def purge_image(
-    parts: Parts, actor: Actor, cause: Cause, image_id: str, reason: object
+    context: CommandContext, actor: Actor, cause: Cause, image_id: str, reason: object
 ) -> Image:
     """Gives up what a deleted image has kept, now and for good; its bytes become garbage.
 
@@ -68,21 +70,21 @@ async def purge_image(
     told = check_text("reason", reason).strip()
     if not told:
         raise Invalid("Property 'reason' must not be empty: say why, for the record.", "reason")
-    image: Image = await parts.log.change(
+    image: Image = await context.log.change(
         image_uuid(image_id),
         partial(require_deleted, actor, "purge_image", image_id),
         purge,
         cause,
         reason=f"purged: {told}",
     )
-    _hand_over_garbage(parts, image)
+    _hand_over_garbage(context, image)
     return image
 
 
-async def end_retention(parts: Parts, aggregate_id: UUID) -> Image:
+async def end_retention(context: CommandContext, aggregate_id: UUID) -> Image:
     """Gives up what an image has kept if its window is over; no change if it is not."""
     cause = cause_of(SYSTEM, "req-" + new_id())
-    image: Image = await parts.log.change(aggregate_id, _expect_any, _purge_when_over, cause)
+    image: Image = await context.log.change(aggregate_id, _expect_any, _purge_when_over, cause)
     return image
 
 
@@ -152,10 +154,10 @@ def _require_open(image: Image, now: datetime) -> Deletion:
     return deletion
 
 
-async def _require_bytes(parts: Parts, image: Image) -> None:
+async def _require_bytes(context: CommandContext, image: Image) -> None:
     """Raises Gone when bytes that Calotype wrote have left their store by another way."""
     for blob in image.blobs.values():
-        driver = parts.stores.get(blob.store)
+        driver = context.stores.get(blob.store)
         # Places that were named by hand were never ours to vouch for: they simply come back.
         if blob.state != RETAINED or blob.upload_id is None or driver is None:
             continue
@@ -197,8 +199,8 @@ def _expect_any(image: Image | None) -> None:
         raise Gone("The image has no events.")
 
 
-def _hand_over_garbage(parts: Parts, image: Image) -> None:
+def _hand_over_garbage(context: CommandContext, image: Image) -> None:
     """Lets the sweeper begin at once; what does not fit its queue it finds by itself."""
     garbage = any(blob.state == DOOMED for blob in image.blobs.values())
-    if garbage and not parts.garbage.full():
-        parts.garbage.put_nowait(image)
+    if garbage and not context.garbage.full():
+        context.garbage.put_nowait(image)

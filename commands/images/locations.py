@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calotype.commands.context import Parts
+from calotype.commands.context import CommandContext
 from calotype.commands.errors import Conflict, Forbidden, Invalid
 from calotype.commands.images.fields import check_count, check_document
 from calotype.commands.images.image import Image
@@ -28,19 +28,19 @@ class Place:
     size_bytes: int
 
 
-async def measure_places(parts: Parts, operations: Sequence[Any]) -> dict[str, Place]:
+async def measure_places(context: CommandContext, operations: Sequence[Any]) -> dict[str, Place]:
     """Looks up every URL that operations on locations name. Raises Forbidden or Invalid.
 
     What Calotype wrote may be named by the URL of before a move: that is for the image to tell.
     """
-    if not parts.locations_shown:
+    if not context.locations_shown:
         raise Forbidden("It's not allowed to add/update/remove locations if locations are hidden.")
     places: dict[str, Place] = {}
     for operation in operations:
         if operation.path[0] == "locations" and operation.op != "remove":
             for value in _values(operation):
                 url = value["url"]
-                place = await _measure(parts, url)
+                place = await _measure(context, url)
                 if place is not None:
                     places[url] = place
                 elif written_for(url) is None:
@@ -48,8 +48,8 @@ async def measure_places(parts: Parts, operations: Sequence[Any]) -> dict[str, P
     return places
 
 
-async def _measure(parts: Parts, url: str) -> Place | None:
-    for store, driver in parts.stores.items():
+async def _measure(context: CommandContext, url: str) -> Place | None:
+    for store, driver in context.stores.items():
         if url.startswith(("file:", "filesystem:", "swift+config:")):
             break
         try:
@@ -71,7 +71,7 @@ def change_locations(
     cause: Cause,
     operations: Sequence[Any],
     places: dict[str, Place],
-    parts: Parts,
+    context: CommandContext,
 ) -> None:
     """Applies the operations on `/locations` in order, as one event."""
     locations = [dict(location) for location in image.locations]
@@ -81,8 +81,8 @@ def change_locations(
         "os_hash_value": image.os_hash_value,
     }
     for operation in operations:
-        _apply(image, actor, operation, locations, places, parts, checked)
-    check_count("locations", len(locations), parts.limits.locations)
+        _apply(image, actor, operation, locations, places, context, checked)
+    check_count("locations", len(locations), context.limits.locations)
     stores = {url: blob.store for url, blob in image.blobs.items() if blob.state == STORED}
     for location in locations:
         url = location["url"]
@@ -91,7 +91,7 @@ def change_locations(
                 raise _unknown(url)
             stores[url] = places[url].store
         location["metadata"] = {**location["metadata"], "store": stores[location["url"]]}
-    limit = parts.limits.image_document_bytes
+    limit = context.limits.image_document_bytes
     check_document("list of locations", image.locations, locations, limit)
     size = image.size
     if image.status == "queued":
@@ -105,7 +105,7 @@ def _apply(
     operation: Any,
     locations: list[dict[str, Any]],
     places: dict[str, Place],
-    parts: Parts,
+    context: CommandContext,
     checked: dict[str, str | None],
 ) -> None:
     if operation.op == "remove":
@@ -114,7 +114,7 @@ def _apply(
         return
     require(actor, "set_image_location", image)
     values = [
-        {**value, "url": recorded_url(parts.stores, image.id, image.blobs.values(), value["url"])}
+        {**value, "url": recorded_url(context.stores, image.id, image.blobs.values(), value["url"])}
         for value in _values(operation)
     ]
     if operation.op == "replace":
@@ -131,7 +131,7 @@ def _apply(
         location = {"url": value["url"], "metadata": value.get("metadata", {})}
         if any(_same(location, other) for other in locations):
             raise Invalid(f"Location {location['url']} is there already.")
-        _take_validation(image, value.get("validation_data"), parts, checked)
+        _take_validation(image, value.get("validation_data"), context, checked)
         locations.insert(_position(operation, len(locations)), location)
 
 
@@ -171,7 +171,7 @@ def _values(operation: Any) -> list[dict[str, Any]]:
 
 
 def _take_validation(
-    image: Image, given: Any, parts: Parts, checked: dict[str, str | None]
+    image: Image, given: Any, context: CommandContext, checked: dict[str, str | None]
 ) -> None:
     if given is None:
         return
@@ -184,8 +184,8 @@ def _take_validation(
             raise Conflict(f"'{name}' differs from the value that the image already has.")
         if checked[name] is None and image.status != "queued":
             raise Conflict(f"'{name}' can only be set while the image is queued.")
-    if given["os_hash_algo"] != parts.hash_algorithm:
-        raise Conflict(f"'os_hash_algo' must be {parts.hash_algorithm}.")
+    if given["os_hash_algo"] != context.hash_algorithm:
+        raise Conflict(f"'os_hash_algo' must be {context.hash_algorithm}.")
     checked |= given
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from calotype.commands.context import Parts
+from calotype.commands.context import CommandContext
 from calotype.commands.errors import Forbidden, Invalid, LimitExceeded, NotFound
 from calotype.commands.images import fields as rules
 from calotype.commands.images.image import Image, image_uuid
@@ -11,7 +11,7 @@ from calotype.commands.policy.policy import Actor, Cause, Target, allows, refuse
 
 
 async def add_member(
-    parts: Parts, actor: Actor, cause: Cause, image_id: str, body: dict[str, Any]
+    context: CommandContext, actor: Actor, cause: Cause, image_id: str, body: dict[str, Any]
 ) -> tuple[Image, str]:
     """Offers the image to the project named in the body; returns it and that name."""
     if "member" not in body:
@@ -21,7 +21,7 @@ async def add_member(
         raise Invalid("Property 'member' must not be empty: give the id of a project.")
 
     def add(image: Image) -> None:
-        limit = parts.limits.members
+        limit = context.limits.members
         if name not in image.members and 0 <= limit < len(image.members) + 1:
             raise LimitExceeded(
                 "The limit has been exceeded on the number of allowed image members for this "
@@ -30,16 +30,21 @@ async def add_member(
         # Those that were members are remembered, so that they come back with their first date.
         names = [*image.members, *image.former_members]
         if name not in names:
-            most = parts.limits.image_document_bytes
+            most = context.limits.image_document_bytes
             rules.check_document("list of members", names, [*names, name], most)
         image.add_member(cause, name)
 
     allowed = partial(require_member_rule, actor, "add_member")
-    return await parts.log.change(image_uuid(image_id), allowed, add), name
+    return await context.log.change(image_uuid(image_id), allowed, add), name
 
 
 async def set_member_status(
-    parts: Parts, actor: Actor, cause: Cause, image_id: str, member: str, body: dict[str, Any]
+    context: CommandContext,
+    actor: Actor,
+    cause: Cause,
+    image_id: str,
+    member: str,
+    body: dict[str, Any],
 ) -> Image:
     """Sets the invited project's answer; only that project or an administrator may."""
     if "status" not in body:
@@ -53,7 +58,7 @@ async def set_member_status(
         image.set_member_status(cause, member, status)
 
     allowed = partial(require_answer, actor, member)
-    image: Image = await parts.log.change(image_uuid(image_id), allowed, answer)
+    image: Image = await context.log.change(image_uuid(image_id), allowed, answer)
     return image
 
 
@@ -66,11 +71,11 @@ def require_answer(actor: Actor, member: str, image: Target | None) -> None:
 
 
 async def remove_member(
-    parts: Parts, actor: Actor, cause: Cause, image_id: str, member: str
+    context: CommandContext, actor: Actor, cause: Cause, image_id: str, member: str
 ) -> None:
     """Withdraws the offer; only the owner or an administrator may."""
     allowed = partial(require_removal, actor, member)
-    await parts.log.change(image_uuid(image_id), allowed, Image.remove_member, cause, member)
+    await context.log.change(image_uuid(image_id), allowed, Image.remove_member, cause, member)
 
 
 def require_removal(actor: Actor, member: str, image: Target | None) -> None:

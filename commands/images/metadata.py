@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from calotype.commands.context import Parts, new_id
+from calotype.commands.context import CommandContext, new_id
 from calotype.commands.errors import Conflict, Forbidden
 from calotype.commands.images import fields as rules
 from calotype.commands.images.image import Image, create, image_uuid
@@ -38,25 +38,27 @@ class Operation(Protocol):
     def strict(self) -> bool: ...
 
 
-async def create_image(parts: Parts, actor: Actor, cause: Cause, body: dict[str, Any]) -> Image:
+async def create_image(
+    context: CommandContext, actor: Actor, cause: Cause, body: dict[str, Any]
+) -> Image:
     """Registers a queued image from the body of `POST /v2/images`.
 
     Raises Invalid, Forbidden (foreign owner, read-only field, policy, protected property),
     LimitExceeded, and Conflict for an id that is taken, be it by a deleted image.
     """
     image_id = rules.check_id(body["id"]) if "id" in body else new_id()
-    fields, tags, properties = rules.split_body(body, parts.formats)
+    fields, tags, properties = rules.split_body(body, context.formats)
     if fields["owner"] is None and "owner" not in body:
         fields["owner"] = actor.project
     require_creation(actor, fields, properties)
-    rules.check_count("properties", len(properties), parts.limits.properties)
-    rules.check_count("tags", len(tags), parts.limits.tags)
-    rules.check_values(properties, parts.limits.property_value_bytes)
+    rules.check_count("properties", len(properties), context.limits.properties)
+    rules.check_count("tags", len(tags), context.limits.tags)
+    rules.check_values(properties, context.limits.property_value_bytes)
     document = [fields, tags, properties]
-    rules.check_document("properties", None, document, parts.limits.image_document_bytes)
+    rules.check_document("properties", None, document, context.limits.image_document_bytes)
     image = create(cause, image_id=image_id, fields=fields, tags=tags, properties=properties)
     try:
-        await parts.log.create(image)
+        await context.log.create(image)
     except AlreadyExists:
         raise Conflict(f"Image ID {image_id} already exists!") from None
     return image
@@ -72,7 +74,11 @@ def require_creation(actor: Actor, fields: Mapping[str, Any], properties: Iterab
 
 
 async def update_image(
-    parts: Parts, actor: Actor, cause: Cause, image_id: str, operations: Sequence[Operation]
+    context: CommandContext,
+    actor: Actor,
+    cause: Cause,
+    image_id: str,
+    operations: Sequence[Operation],
 ) -> Image:
     """Applies all operations of a PATCH as one change, or none of them.
 
@@ -82,10 +88,10 @@ async def update_image(
     places: dict[str, Place] = {}
     if any(operation.path[0] == "locations" for operation in operations):
         # First of all, because who may not change the image must not have us look at any place.
-        allowed(await parts.log.load(image_uuid(image_id)))
-        places = await measure_places(parts, operations)
-    image: Image = await parts.log.change(
-        image_uuid(image_id), allowed, _patch, actor, cause, operations, places, parts
+        allowed(await context.log.load(image_uuid(image_id)))
+        places = await measure_places(context, operations)
+    image: Image = await context.log.change(
+        image_uuid(image_id), allowed, _patch, actor, cause, operations, places, context
     )
     return image
 
@@ -96,18 +102,22 @@ def _patch(
     cause: Cause,
     operations: Sequence[Operation],
     places: dict[str, Place],
-    parts: Parts,
+    context: CommandContext,
 ) -> None:
     on_locations = [operation for operation in operations if operation.path[0] == "locations"]
     if on_locations:
-        change_locations(image, actor, cause, on_locations, places, parts)
+        change_locations(image, actor, cause, on_locations, places, context)
     if len(on_locations) < len(operations):
         others = [operation for operation in operations if operation.path[0] != "locations"]
-        _patch_metadata(image, actor, cause, others, parts)
+        _patch_metadata(image, actor, cause, others, context)
 
 
 def _patch_metadata(
-    image: Image, actor: Actor, cause: Cause, operations: Sequence[Operation], parts: Parts
+    image: Image,
+    actor: Actor,
+    cause: Cause,
+    operations: Sequence[Operation],
+    context: CommandContext,
 ) -> None:
     fields: dict[str, Any] = {}
     properties = dict(image.properties)
@@ -118,24 +128,24 @@ def _patch_metadata(
             _check_base_operation(actor, image, operation, name)
             if name == "tags":
                 tags = rules.check_tags(operation.value)
-                rules.check_count("tags", len(tags), parts.limits.tags)
+                rules.check_count("tags", len(tags), context.limits.tags)
             else:
-                fields[name] = rules.check_field(name, operation.value, parts.formats)
+                fields[name] = rules.check_field(name, operation.value, context.formats)
                 if name == "visibility":
                     require_visibility(actor, image, fields[name])
         else:
             _apply_to_property(actor, operation, name, properties)
     added = properties.keys() - image.properties.keys()
     if added:
-        rules.check_count("properties", len(properties), parts.limits.properties)
+        rules.check_count("properties", len(properties), context.limits.properties)
     changed = {
         name: value
         for name, value in properties.items()
         if name in added or image.properties[name] != value
     }
-    rules.check_values(changed, parts.limits.property_value_bytes)
+    rules.check_values(changed, context.limits.property_value_bytes)
     after = [{**image.fields, **fields}, image.tags if tags is None else tags, properties]
-    _check_document(image, after, parts)
+    _check_document(image, after, context)
     image.update(
         cause,
         fields=fields,
@@ -145,9 +155,9 @@ def _patch_metadata(
     )
 
 
-def _check_document(image: Image, after: list[Any], parts: Parts) -> None:
+def _check_document(image: Image, after: list[Any], context: CommandContext) -> None:
     before = [image.fields, image.tags, image.properties]
-    rules.check_document("properties", before, after, parts.limits.image_document_bytes)
+    rules.check_document("properties", before, after, context.limits.image_document_bytes)
 
 
 def _check_base_operation(actor: Actor, image: Image, operation: Operation, name: str) -> None:
@@ -186,33 +196,37 @@ def require_visibility(actor: Actor, image: Target, visibility: str) -> None:
         require_new(actor, rule, image)
 
 
-async def add_tag(parts: Parts, actor: Actor, cause: Cause, image_id: str, tag: str) -> None:
+async def add_tag(
+    context: CommandContext, actor: Actor, cause: Cause, image_id: str, tag: str
+) -> None:
     """Adds one tag; one that is there already is no change."""
     rules.check_tag(tag)
 
     def add(image: Image) -> None:
         if tag not in image.tags:
-            rules.check_count("tags", len(image.tags) + 1, parts.limits.tags)
+            rules.check_count("tags", len(image.tags) + 1, context.limits.tags)
             after = [image.fields, [*image.tags, tag], image.properties]
-            _check_document(image, after, parts)
+            _check_document(image, after, context)
         image.add_tag(cause, tag)
 
-    await parts.log.change(image_uuid(image_id), partial(require, actor, "modify_image"), add)
+    await context.log.change(image_uuid(image_id), partial(require, actor, "modify_image"), add)
 
 
-async def remove_tag(parts: Parts, actor: Actor, cause: Cause, image_id: str, tag: str) -> None:
+async def remove_tag(
+    context: CommandContext, actor: Actor, cause: Cause, image_id: str, tag: str
+) -> None:
     """Removes one tag. Raises NotFound when it is not there."""
     allowed = partial(require, actor, "modify_image")
-    await parts.log.change(image_uuid(image_id), allowed, Image.remove_tag, cause, tag)
+    await context.log.change(image_uuid(image_id), allowed, Image.remove_tag, cause, tag)
 
 
-async def deactivate(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> None:
+async def deactivate(context: CommandContext, actor: Actor, cause: Cause, image_id: str) -> None:
     """Hides the data from all but administrators."""
     allowed = partial(require, actor, "deactivate")
-    await parts.log.change(image_uuid(image_id), allowed, Image.deactivate, cause)
+    await context.log.change(image_uuid(image_id), allowed, Image.deactivate, cause)
 
 
-async def reactivate(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> None:
+async def reactivate(context: CommandContext, actor: Actor, cause: Cause, image_id: str) -> None:
     """Makes the data available again."""
     allowed = partial(require, actor, "reactivate")
-    await parts.log.change(image_uuid(image_id), allowed, Image.reactivate, cause)
+    await context.log.change(image_uuid(image_id), allowed, Image.reactivate, cause)

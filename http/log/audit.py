@@ -25,7 +25,7 @@ def _sealed(request: web.Request) -> Sealed:
     """The seal, if this caller may see it. Raises Forbidden."""
     text = "The seal of the event log is for the roles admin and auditor."
     require_call(actor_of(request), "get_seal", text)
-    return Sealed(request.app[API].parts.log.recorder)
+    return Sealed(request.app[API].context.log.recorder)
 
 
 async def checkpoint(request: web.Request) -> web.Response:
@@ -72,7 +72,7 @@ async def inclusion(request: web.Request) -> web.Response:
     """
     sealed, actor = _sealed(request), actor_of(request)
     require_call(actor, "get_all_events", "A proof holds the whole event, whosever it is.")
-    positions = await positions_of(request.app[API].parts.log.recorder)
+    positions = await positions_of(request.app[API].context.log.recorder)
     position = positions.decode(request.query.get("position", ""))
     size = _size(request, "size") if "size" in request.query else None
     if size is not None and size > await sealed.size():

@@ -35,7 +35,7 @@ async def history(request: web.Request) -> web.Response:
     limit = _limit(given, api)
     image_id = request.match_info["image_id"]
     found = await history_of(
-        api.parts.log.recorder,
+        api.context.log.recorder,
         image_uuid(image_id),
         after=after,
         limit=limit,

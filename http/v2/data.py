@@ -48,7 +48,7 @@ async def upload(request: web.Request) -> web.Response:
         raise UnsupportedMedia("Image data must be sent as application/octet-stream.")
     size_bytes = _announced_size(request)
     await upload_data(
-        api.parts,
+        api.context,
         actor,
         cause_of_request(request, actor),
         request.match_info["image_id"],
@@ -131,7 +131,7 @@ async def _send_from(
     failure: CalotypeError | None = None
     for place in places:
         store = place["metadata"]["store"]  # type: ignore[index]
-        driver = api.parts.stores.get(store)
+        driver = api.context.stores.get(store)
         if driver is None:
             continue
         try:

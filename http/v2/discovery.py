@@ -83,7 +83,7 @@ async def _again(request: web.Request, path: str) -> web.StreamResponse:
 async def schema(request: web.Request) -> web.Response:
     """GET /v2/schemas/{name}."""
     refuse_body(request)
-    document = schema_document(request.match_info["name"], request.app[API].parts.formats)
+    document = schema_document(request.match_info["name"], request.app[API].context.formats)
     if document is None:
         raise NotFound("There is no schema of that name.")
     return json_answer(document)
@@ -103,7 +103,7 @@ async def stores(request: web.Request) -> web.Response:
 
 async def usage(request: web.Request) -> web.Response:
     """GET /v2/info/usage: what the caller's project has and may have; with unified limits only."""
-    quotas, project = request.app[API].parts.quotas, actor_of(request).project
+    quotas, project = request.app[API].context.quotas, actor_of(request).project
     told: dict[str, dict[str, int]] = {}
     if isinstance(quotas.limits_of, KeystoneLimits) and project:
         limits, counted = await quotas.limits(project), await quotas.counted(project)
@@ -128,7 +128,7 @@ async def healthcheck(request: web.Request) -> web.Response:
     elif bool(api.disable_file) and await asyncio.to_thread(os.path.exists, api.disable_file):
         reason = "DISABLED BY FILE"
     else:
-        trouble = await api.parts.log.recorder.trouble()
+        trouble = await api.context.log.recorder.trouble()
         if trouble is not None:
             reason = f"EVENT LOG UNAVAILABLE: {trouble}"
     status = 503 if reason else 204 if request.method == "HEAD" else 200

@@ -38,7 +38,7 @@ async def create(request: web.Request) -> web.Response:
     endpoint = base_url(request, api.proxies)
     body = await json_object(request)
     cause = cause_of_request(request, actor)
-    image = await metadata.create_image(api.parts, actor, cause, body)
+    image = await metadata.create_image(api.context, actor, cause, body)
     answer = json_answer(document_of(image, api, actor), 201)
     answer.headers["Location"] = f"{endpoint}/v2/images/{image.image_id}"
     return answer
@@ -74,7 +74,7 @@ async def index(request: web.Request) -> web.Response:
         query, actor, readable=readable, gone=lambda: request.transport is None
     )
     first, following = page_links(parameters, page.next_marker)
-    if api.direct_url_shown or api.parts.locations_shown or readable is not None:
+    if api.direct_url_shown or api.context.locations_shown or readable is not None:
         documents = shown_page(api, actor, page, readable)
     else:
         documents = ",".join([row[0] for row in page.images]).encode()
@@ -104,7 +104,7 @@ async def update(request: web.Request) -> web.Response:
     operations = parse_patch(content_type, await json_body(request))
     cause = cause_of_request(request, actor)
     image_id = request.match_info["image_id"]
-    image = await metadata.update_image(api.parts, actor, cause, image_id, operations)
+    image = await metadata.update_image(api.context, actor, cause, image_id, operations)
     return json_answer(document_of(image, api, actor))
 
 
@@ -113,7 +113,7 @@ async def delete(request: web.Request) -> web.Response:
     refuse_body(request)
     api, actor = request.app[API], actor_of(request)
     cause = cause_of_request(request, actor)
-    await deletion.delete_image(api.parts, actor, cause, request.match_info["image_id"])
+    await deletion.delete_image(api.context, actor, cause, request.match_info["image_id"])
     return web.Response(status=204)
 
 
@@ -123,7 +123,7 @@ async def add_tag(request: web.Request) -> web.Response:
     api, actor = request.app[API], actor_of(request)
     names = request.match_info
     cause = cause_of_request(request, actor)
-    await metadata.add_tag(api.parts, actor, cause, names["image_id"], names["tag"])
+    await metadata.add_tag(api.context, actor, cause, names["image_id"], names["tag"])
     return web.Response(status=204)
 
 
@@ -133,7 +133,7 @@ async def remove_tag(request: web.Request) -> web.Response:
     api, actor = request.app[API], actor_of(request)
     names = request.match_info
     cause = cause_of_request(request, actor)
-    await metadata.remove_tag(api.parts, actor, cause, names["image_id"], names["tag"])
+    await metadata.remove_tag(api.context, actor, cause, names["image_id"], names["tag"])
     return web.Response(status=204)
 
 
@@ -142,7 +142,7 @@ async def deactivate(request: web.Request) -> web.Response:
     refuse_body(request)
     api, actor = request.app[API], actor_of(request)
     cause = cause_of_request(request, actor)
-    await metadata.deactivate(api.parts, actor, cause, request.match_info["image_id"])
+    await metadata.deactivate(api.context, actor, cause, request.match_info["image_id"])
     return web.Response(status=204)
 
 
@@ -151,7 +151,7 @@ async def reactivate(request: web.Request) -> web.Response:
     refuse_body(request)
     api, actor = request.app[API], actor_of(request)
     cause = cause_of_request(request, actor)
-    await metadata.reactivate(api.parts, actor, cause, request.match_info["image_id"])
+    await metadata.reactivate(api.context, actor, cause, request.match_info["image_id"])
     return web.Response(status=204)
 
 
@@ -160,17 +160,17 @@ def shown(api: Api, actor: Actor, document: bytes, locations: str, status: str) 
 
     A deactivated image's places are hidden from all but administrators.
     """
-    if not api.direct_url_shown and not api.parts.locations_shown:
+    if not api.direct_url_shown and not api.context.locations_shown:
         return document
     places = orjson.loads(locations)
     if places:
-        places = places_now(api.parts.stores, orjson.loads(document)["id"], places)
+        places = places_now(api.context.stores, orjson.loads(document)["id"], places)
     if status == "deactivated" and not actor.is_admin:
         places = []
     extra = {}
     if api.direct_url_shown and places:
         extra["direct_url"] = places[0]["url"]
-    if api.parts.locations_shown:
+    if api.context.locations_shown:
         extra["locations"] = places
     if not extra:
         return document

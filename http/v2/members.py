@@ -53,7 +53,7 @@ async def add(request: web.Request) -> web.Response:
     body = await json_object(request)
     cause = cause_of_request(request, actor)
     image_id = request.match_info["image_id"]
-    image, name = await members.add_member(api.parts, actor, cause, image_id, body)
+    image, name = await members.add_member(api.context, actor, cause, image_id, body)
     return json_answer(orjson.dumps(member_document(image, name)))
 
 
@@ -64,7 +64,7 @@ async def set_status(request: web.Request) -> web.Response:
     cause = cause_of_request(request, actor)
     names = request.match_info
     image = await members.set_member_status(
-        api.parts, actor, cause, names["image_id"], names["member"], body
+        api.context, actor, cause, names["image_id"], names["member"], body
     )
     return json_answer(orjson.dumps(member_document(image, names["member"])))
 
@@ -75,7 +75,7 @@ async def remove(request: web.Request) -> web.Response:
     api, actor = request.app[API], actor_of(request)
     cause = cause_of_request(request, actor)
     names = request.match_info
-    await members.remove_member(api.parts, actor, cause, names["image_id"], names["member"])
+    await members.remove_member(api.context, actor, cause, names["image_id"], names["member"])
     return web.Response(status=204)
 
 

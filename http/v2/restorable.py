@@ -42,7 +42,7 @@ async def index(request: web.Request) -> web.Response:
     wanted = _wanted(given, actor, clock_text(now))
     limit = _limit(given, max(api.default_limit, 1), api.max_limit)
     after = _marker(given["marker"]) if "marker" in given else None
-    recorder = api.parts.log.recorder
+    recorder = api.context.log.recorder
     rows = await restorable_page(recorder, wanted, after, limit + 1)
     body: dict[str, Any] = {"images": [_shown(row, now) for row in rows[:limit]]}
     if after is None:
@@ -61,7 +61,7 @@ async def restore(request: web.Request) -> web.Response:
     api, actor = request.app[API], actor_of(request)
     cause = cause_of_request(request, actor)
     image_id = request.match_info["image_id"]
-    image = await deletion.restore_image(api.parts, actor, cause, image_id)
+    image = await deletion.restore_image(api.context, actor, cause, image_id)
     return json_answer(document_of(image, api, actor))
 
 
@@ -73,7 +73,7 @@ async def purge(request: web.Request) -> web.Response:
         raise Invalid("The body must be an object with a 'reason' and nothing else.", "reason")
     cause = cause_of_request(request, actor)
     image_id = request.match_info["image_id"]
-    await deletion.purge_image(api.parts, actor, cause, image_id, body["reason"])
+    await deletion.purge_image(api.context, actor, cause, image_id, body["reason"])
     return web.Response(status=204)
 
 

@@ -167,11 +167,11 @@ def reconcile(
 
     async def go() -> int:
         recorder = composition.ready_recorder(settings)
-        parts = composition.parts_of(settings, recorder)
+        context = composition.parts_of(settings, recorder)
         try:
-            await asyncio.to_thread(check_log, recorder, places_of(settings, parts.stores))
+            await asyncio.to_thread(check_log, recorder, places_of(settings, context.stores))
             findings = await run(
-                parts, Queries(recorder), grace_seconds=grace_seconds, dry_run=dry_run
+                context, Queries(recorder), grace_seconds=grace_seconds, dry_run=dry_run
             )
         finally:
             await recorder.close()

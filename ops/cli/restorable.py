@@ -19,7 +19,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from calotype.commands.context import Parts, cause_of, new_id
+from calotype.commands.context import CommandContext, cause_of, new_id
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images import deletion
 from calotype.commands.images.image import clock_text
@@ -39,7 +39,7 @@ FromOption = Annotated[
 ]
 ToOption = Annotated[str | None, typer.Option("--to", help="Deleted before this time (RFC 3339).")]
 
-Act = Callable[[Parts, Actor, Cause, str], Awaitable[object]]
+Act = Callable[[CommandContext, Actor, Cause, str], Awaitable[object]]
 
 
 def restorable(
@@ -56,8 +56,8 @@ def restorable(
     wanted = _wanted(deleted_by, owner, since, until)
 
     async def read() -> list[Row]:
-        async with _parts(config, data, log_url) as parts:
-            return await _all(parts, wanted)
+        async with _parts(config, data, log_url) as context:
+            return await _all(context, wanted)
 
     rows = asyncio.run(read())
     if as_json:
@@ -104,13 +104,13 @@ def restore(
     wanted = _wanted(deleted_by, owner, since, until)
 
     async def run() -> int:
-        async with _parts(config, data, log_url) as parts:
-            ids = images or [str(row.id) for row in await _all(parts, wanted)]
+        async with _parts(config, data, log_url) as context:
+            ids = images or [str(row.id) for row in await _all(context, wanted)]
             if dry_run:
                 for image_id in ids:
                     typer.echo(f"would restore {image_id}")
                 return 0
-            return await _each(parts, ids, deletion.restore_image, "restored")
+            return await _each(context, ids, deletion.restore_image, "restored")
 
     raise typer.Exit(asyncio.run(run()))
 
@@ -127,22 +127,22 @@ def purge(
     Exits with 1 when one of them cannot be purged; the others are, all the same.
     """
 
-    async def one(parts: Parts, actor: Actor, cause: Cause, image_id: str) -> None:
-        await deletion.purge_image(parts, actor, cause, image_id, reason)
+    async def one(context: CommandContext, actor: Actor, cause: Cause, image_id: str) -> None:
+        await deletion.purge_image(context, actor, cause, image_id, reason)
 
     async def run() -> int:
-        async with _parts(config, data, log_url) as parts:
-            return await _each(parts, images, one, "purged")
+        async with _parts(config, data, log_url) as context:
+            return await _each(context, images, one, "purged")
 
     raise typer.Exit(asyncio.run(run()))
 
 
-async def _each(parts: Parts, ids: list[str], act: Act, done: str) -> int:
+async def _each(context: CommandContext, ids: list[str], act: Act, done: str) -> int:
     actor = Actor(f"cli:{getpass.getuser()}", None, with_implied({"admin"}))
     failures = 0
     for image_id in ids:
         try:
-            await act(parts, actor, cause_of(actor, "req-" + new_id()), image_id)
+            await act(context, actor, cause_of(actor, "req-" + new_id()), image_id)
             typer.echo(f"{done} {image_id}")
         except CalotypeError as error:
             failures += 1
@@ -150,11 +150,11 @@ async def _each(parts: Parts, ids: list[str], act: Act, done: str) -> int:
     return 1 if failures else 0
 
 
-async def _all(parts: Parts, wanted: Wanted) -> list[Row]:
+async def _all(context: CommandContext, wanted: Wanted) -> list[Row]:
     rows: list[Row] = []
     while True:
         after = (rows[-1].deleted_at, rows[-1].id) if rows else None
-        page = await restorable_page(parts.log.recorder, wanted, after, PAGE)
+        page = await restorable_page(context.log.recorder, wanted, after, PAGE)
         rows += page
         if len(page) < PAGE:
             return rows
@@ -186,16 +186,16 @@ def _time(option: str, text: str | None) -> str | None:
 @asynccontextmanager
 async def _parts(
     config: Path | None, data: str | None, log_url: str | None
-) -> AsyncIterator[Parts]:
+) -> AsyncIterator[CommandContext]:
     settings = load_settings(config, data=data, log__url=log_url)
     recorder = composition.ready_recorder(settings)
     try:
-        parts = composition.parts_of(settings, recorder)
+        context = composition.parts_of(settings, recorder)
         try:
-            yield parts
+            yield context
         finally:
-            await parts.quotas.close()
-            for driver in parts.stores.values():
+            await context.quotas.close()
+            for driver in context.stores.values():
                 await asyncio.to_thread(driver.close)
     finally:
         await recorder.close()

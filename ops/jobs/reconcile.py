@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from calotype.commands.context import Parts
+from calotype.commands.context import CommandContext
 from calotype.commands.images.keys import written_for
 from calotype.commands.images.places import url_now
 from calotype.ops.jobs.sweeper import Swept, sweep_alone
@@ -65,16 +65,16 @@ class Findings:
 
 
 async def reconcile(
-    parts: Parts, queries: Queries, *, grace_seconds: float, dry_run: bool
+    context: CommandContext, queries: Queries, *, grace_seconds: float, dry_run: bool
 ) -> Findings:
     """Sweeps, then compares every store with the log. With `dry_run` nothing is changed."""
     findings = Findings()
     if not dry_run:
-        findings.swept = await sweep_alone(parts, queries)
-    reach = await asyncio.to_thread(reach_of, parts.log.recorder)
-    for store, driver in parts.stores.items():
+        findings.swept = await sweep_alone(context, queries)
+    reach = await asyncio.to_thread(reach_of, context.log.recorder)
+    for store, driver in context.stores.items():
         await _orphans(reach, store, driver, queries, findings, grace_seconds, dry_run)
-    await _missing(parts, queries, findings)
+    await _missing(context, queries, findings)
     return findings
 
 
@@ -133,11 +133,11 @@ def _is_there(driver: Driver, image_id: UUID, url: str) -> bool:
         return False  # Somebody named this place by hand, and the store has moved since.
 
 
-async def _missing(parts: Parts, queries: Queries, findings: Findings) -> None:
+async def _missing(context: CommandContext, queries: Queries, findings: Findings) -> None:
     after = ""
     while page := await queries.stored_blobs(after, PAGE):
         for url, image_id, store in page:
-            driver = parts.stores.get(store)
+            driver = context.stores.get(store)
             if driver is None or not await asyncio.to_thread(_is_there, driver, image_id, url):
                 findings.missing.append(f"{url} of image {image_id}")
         after = page[-1][0]

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from calotype.commands.context import SYSTEM, Parts, cause_of, new_id
+from calotype.commands.context import SYSTEM, CommandContext, cause_of, new_id
 from calotype.commands.images.data import (
     garbage_of,
     give_up_upload,
@@ -66,7 +66,7 @@ async def keep_lease(lease: Leadership) -> None:
         await lease.give_back()
 
 
-async def sweep(parts: Parts, queries: Queries, is_gone: Callable[[str], bool]) -> Swept:
+async def sweep(context: CommandContext, queries: Queries, is_gone: Callable[[str], bool]) -> Swept:
     """Gives up the uploads of processes that are gone, and removes what nobody can need.
 
     What is wrong with one store, or takes long there, holds up nothing else.
@@ -76,23 +76,25 @@ async def sweep(parts: Parts, queries: Queries, is_gone: Callable[[str], bool]) 
         if is_gone(holder):
             reason = "the process that received the data is gone"
             swept.uploads_given_up += await _give_up(
-                parts, queries, holder, reason, lambda upload: is_gone(upload.holder)
+                context, queries, holder, reason, lambda upload: is_gone(upload.holder)
             )
-    await _end_retentions(parts)
-    removed = await asyncio.gather(*(_sweep_store(parts, queries, store) for store in parts.stores))
+    await _end_retentions(context)
+    removed = await asyncio.gather(
+        *(_sweep_store(context, queries, store) for store in context.stores)
+    )
     swept.blobs_removed = sum(removed)
     return swept
 
 
-async def sweep_alone(parts: Parts, queries: Queries) -> Swept:
+async def sweep_alone(context: CommandContext, queries: Queries) -> Swept:
     """A sweep by a tool, which has not seen yet who is there.
 
     Where uploads are on record of processes without a lease, it watches these for as long as it
     takes to know that they are gone.
     """
-    recorder = parts.log.recorder
-    lease = process_lease(recorder, parts.process_id)
-    presence = Presence(lease.seconds, parts.process_id)
+    recorder = context.log.recorder
+    lease = process_lease(recorder, context.process_id)
+    presence = Presence(lease.seconds, context.process_id)
     try:
         while True:
             await lease.held()
@@ -101,22 +103,30 @@ async def sweep_alone(parts: Parts, queries: Queries) -> Swept:
             presence.note(living, asked_at)
             waiting = [holder for holder in await queries.holders() if holder not in living]
             if all(map(presence.is_gone, waiting)):
-                return await sweep(parts, queries, presence.is_gone)
+                return await sweep(context, queries, presence.is_gone)
             await asyncio.sleep(recorder.lease_terms.process_renew_seconds)
     finally:
         await lease.give_back()
 
 
-async def give_up_forgotten(parts: Parts, queries: Queries) -> int:
+async def give_up_forgotten(context: CommandContext, queries: Queries) -> int:
     """Gives up what this process began and is not at any more; returns how many uploads."""
     reason = "the upload ended and the log could not be told"
     return await _give_up(
-        parts, queries, parts.process_id, reason, lambda upload: upload.id not in parts.uploads
+        context,
+        queries,
+        context.process_id,
+        reason,
+        lambda upload: upload.id not in context.uploads,
     )
 
 
 async def _give_up(
-    parts: Parts, queries: Queries, holder: str, reason: str, wanted: Callable[[Upload], bool]
+    context: CommandContext,
+    queries: Queries,
+    holder: str,
+    reason: str,
+    wanted: Callable[[Upload], bool],
 ) -> int:
     """Gives up those uploads of one process that are still `wanted` when it is their turn."""
     given_up, after = 0, ""
@@ -126,7 +136,7 @@ async def _give_up(
             given_up += len(some)
             await _all_of(
                 give_up_upload(
-                    parts, cause_of(SYSTEM, "req-" + new_id()), upload.image_id, upload.id, reason
+                    context, cause_of(SYSTEM, "req-" + new_id()), upload.image_id, upload.id, reason
                 )
                 for upload in some
             )
@@ -141,23 +151,23 @@ async def _all_of(works: Iterable[Coroutine[Any, Any, object]]) -> None:
             raise outcome
 
 
-async def _end_retentions(parts: Parts) -> None:
+async def _end_retentions(context: CommandContext) -> None:
     while True:
-        over = await retention_over(parts.log.recorder, clock_text(datetime.now(UTC)), PAGE)
+        over = await retention_over(context.log.recorder, clock_text(datetime.now(UTC)), PAGE)
         for image_id in over:
-            await end_retention(parts, image_id)
+            await end_retention(context, image_id)
         if len(over) < PAGE:
             return
 
 
-async def _sweep_store(parts: Parts, queries: Queries, store: str) -> int:
+async def _sweep_store(context: CommandContext, queries: Queries, store: str) -> int:
     """Removes the garbage of one store, all of it unless the store fails; returns how much."""
     removed, failures, after = 0, 0, UUID(int=0)
     while page := await queries.garbage(store, after, PAGE):
         for image_id in page:
-            image = await parts.log.load(image_id)
+            image = await context.log.load(image_id)
             try:
-                removed += await _remove_from(parts, store, image)
+                removed += await _remove_from(context, store, image)
                 failures = 0
             except StoreError as error:
                 failures += 1
@@ -168,21 +178,21 @@ async def _sweep_store(parts: Parts, queries: Queries, store: str) -> int:
     return removed
 
 
-async def _remove_from(parts: Parts, store: str, image: Image | None) -> int:
+async def _remove_from(context: CommandContext, store: str, image: Image | None) -> int:
     if image is None:
         return 0
     mine = [blob for blob in garbage_of(image) if blob.store == store]
-    return sum([await remove_blob(parts, image, blob) for blob in mine])
+    return sum([await remove_blob(context, image, blob) for blob in mine])
 
 
 class Sweeper:
     """What one process does so that nothing stays: its own part, and all when it leads."""
 
-    def __init__(self, parts: Parts, queries: Queries) -> None:
-        self._parts = parts
+    def __init__(self, context: CommandContext, queries: Queries) -> None:
+        self._parts = context
         self._queries = queries
-        self._terms = parts.log.recorder.lease_terms
-        self._presence = Presence(self._terms.process_seconds, parts.process_id)
+        self._terms = context.log.recorder.lease_terms
+        self._presence = Presence(self._terms.process_seconds, context.process_id)
 
     async def run(self) -> None:
         """Goes on until cancelled."""

@@ -15,7 +15,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from calotype.commands.context import Parts
+from calotype.commands.context import CommandContext
 from calotype.http.connections import Runner
 from calotype.http.identity.basic import BasicIdentity
 from calotype.http.middleware import Api
@@ -117,11 +117,11 @@ def serve(settings: Settings) -> int:
 async def _serve(settings: Settings) -> int:
     signer = signer_of(settings)
     recorder = composition.recorder_of(settings)
-    parts = composition.parts_of(settings, recorder)
-    lease = sweeper.process_lease(recorder, parts.process_id)
-    parts = replace(parts, lease=lease)
-    api = composition.api_of(settings, parts)
-    rememberer = Rememberer(recorder, places_of(settings, parts.stores))
+    context = composition.parts_of(settings, recorder)
+    lease = sweeper.process_lease(recorder, context.process_id)
+    context = replace(context, lease=lease)
+    api = composition.api_of(settings, context)
+    rememberer = Rememberer(recorder, places_of(settings, context.stores))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -129,7 +129,7 @@ async def _serve(settings: Settings) -> int:
     chores = [
         asyncio.create_task(chore)
         for chore in [
-            *await _chores(settings, parts, api, signer, stopping, lease),
+            *await _chores(settings, context, api, signer, stopping, lease),
             rememberer.run(),
         ]
     ]
@@ -162,7 +162,7 @@ async def _serve(settings: Settings) -> int:
     await rememberer.finish()
     with suppress(Exception):
         await recorder.close()
-    for driver in parts.stores.values():
+    for driver in context.stores.values():
         with suppress(StoreError):
             await threads_of(driver).call(driver.close)
     log.info("stopped")
@@ -171,7 +171,7 @@ async def _serve(settings: Settings) -> int:
 
 async def _chores(
     settings: Settings,
-    parts: Parts,
+    context: CommandContext,
     api: Api,
     signer: Signer | None,
     stopping: asyncio.Event,
@@ -180,23 +180,23 @@ async def _chores(
     """What goes on beside requests for as long as this process serves."""
     chores = [
         sweeper.keep_lease(lease),
-        sweeper.Sweeper(parts, api.queries).run(),
+        sweeper.Sweeper(context, api.queries).run(),
         watch_policy(settings.policy, api.use_policy, settings.property_protections),
     ]
     cache_bytes = settings.log.cache_bytes
     if settings.followers.versions:
-        chores.append(composition.versions_follower(parts, cache_bytes).run())
+        chores.append(composition.versions_follower(context, cache_bytes).run())
     if settings.followers.audience:
-        chores.append(composition.audience_follower(parts, api.feed.watcher, cache_bytes).run())
+        chores.append(composition.audience_follower(context, api.feed.watcher, cache_bytes).run())
     if settings.audit.seal:
-        chores.append(run_sealer(parts.log.recorder, signer, parts.process_id))
+        chores.append(run_sealer(context.log.recorder, signer, context.process_id))
     if settings.webhooks.deliver:
-        deliverer = deliverer_of(settings, parts, api.webhooks, lambda: api.policy)
+        deliverer = deliverer_of(settings, context, api.webhooks, lambda: api.policy)
         chores.append(deliverer.run())
     if isinstance(api.identify, BasicIdentity):
         chores.append(watch_logins(settings.http_basic, api.identify.use))
     chores += [
-        delivery.run() for delivery in await registered_deliveries(settings, parts, api.feed)
+        delivery.run() for delivery in await registered_deliveries(settings, context, api.feed)
     ]
     if workers.is_worker():
         chores += [workers.watch_parent(stopping), workers.give_signs_of_life()]

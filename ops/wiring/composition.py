@@ -3,7 +3,7 @@
 from ipaddress import ip_network
 from pathlib import Path
 
-from calotype.commands.context import Limits, Parts
+from calotype.commands.context import CommandContext, Limits
 from calotype.commands.images.downloads import Downloads
 from calotype.commands.images.fields import Formats
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
@@ -155,10 +155,10 @@ def stores_of(settings: Settings) -> dict[str, Driver]:
     return {settings.store.name: driver}
 
 
-def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
+def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> CommandContext:
     """What commands work with."""
     quotas = quotas_of(settings, recorder)
-    return Parts(
+    return CommandContext(
         log=EventLog(
             recorder,
             rows_of,
@@ -181,14 +181,14 @@ def parts_of(settings: Settings, recorder: GroupCommitRecorder) -> Parts:
     )
 
 
-def versions_follower(parts: Parts, cache_bytes: int = CACHE_BYTES) -> Follower:
+def versions_follower(context: CommandContext, cache_bytes: int = CACHE_BYTES) -> Follower:
     """Keeps the tables of past moments up to date; runs in every process, one of which leads."""
-    recorder = parts.log.recorder
+    recorder = context.log.recorder
     return Follower(
         recorder,
         FOLLOWER,
         ImageSpans(recorder, snapshots=True, cache_bytes=cache_bytes),
-        holder=parts.process_id,
+        holder=context.process_id,
         chunk_events=CHUNK_EVENTS,
         rest_seconds=0.05,
         rest_factor=2.0,
@@ -196,28 +196,28 @@ def versions_follower(parts: Parts, cache_bytes: int = CACHE_BYTES) -> Follower:
 
 
 def audience_follower(
-    parts: Parts, watcher: CommitWatcher, cache_bytes: int = CACHE_BYTES
+    context: CommandContext, watcher: CommitWatcher, cache_bytes: int = CACHE_BYTES
 ) -> Follower:
     """Keeps the table that the feeds of projects are read from; woken by every commit."""
-    recorder = parts.log.recorder
+    recorder = context.log.recorder
     fold = audience.EventAudience(recorder, snapshots=IMAGE_SNAPSHOTS, cache_bytes=cache_bytes)
     return Follower(
         recorder,
         audience.FOLLOWER,
         fold,
-        holder=parts.process_id,
+        holder=context.process_id,
         wait=watcher.grown,
         rest_seconds=REST_SECONDS,
     )
 
 
-def api_of(settings: Settings, parts: Parts) -> Api:
+def api_of(settings: Settings, context: CommandContext) -> Api:
     """What HTTP handlers work with."""
-    recorder = parts.log.recorder
+    recorder = context.log.recorder
     feed = Feed(recorder)
     consumers = Consumers(recorder, feed)
     return Api(
-        parts=parts,
+        context=context,
         queries=Queries(recorder, settings.http.page_bytes),
         moments=Moments(recorder),
         feed=feed,
@@ -239,7 +239,7 @@ def api_of(settings: Settings, parts: Parts) -> Api:
         cors=Cors(**settings.cors.model_dump()) if settings.cors.allowed_origin else None,
         body_stall_seconds=settings.http.body_stall_seconds,
         disable_file=settings.http.disable_file,
-        downloads=Downloads(parts.log.recorder) if settings.audit.downloads else None,
+        downloads=Downloads(context.log.recorder) if settings.audit.downloads else None,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import structlog
 
-from calotype.commands.context import Parts
+from calotype.commands.context import CommandContext
 from calotype.ops.settings.settings import Settings, SettingsError
 from calotype.ops.settings.sinks import NatsSink, RabbitMQSink, SinkSettings
 from calotype.projections.engine.positions import Positions
@@ -66,10 +66,12 @@ def envelope_of(positions: Positions, table: RabbitMQSink) -> OsloEnvelope:
     )
 
 
-async def registered_deliveries(settings: Settings, parts: Parts, feed: Feed) -> list[Delivery]:
+async def registered_deliveries(
+    settings: Settings, context: CommandContext, feed: Feed
+) -> list[Delivery]:
     """This process's part in every sink, each of which has its place in the log by now."""
     check_files(settings)
-    recorder, positions = parts.log.recorder, await feed.positions()
+    recorder, positions = context.log.recorder, await feed.positions()
     deliveries = []
     for name, table in settings.sinks.items():
         ends = ends_of(recorder, positions, name, table)
@@ -78,7 +80,7 @@ async def registered_deliveries(settings: Settings, parts: Parts, feed: Feed) ->
             name,
             ends.encoder,
             ends.broker,
-            holder=parts.process_id,
+            holder=context.process_id,
             wait=feed.watcher.grown,
             start=table.start,
             chore=_audits(recorder, positions, name, table),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from calotype.commands.context import Parts
+from calotype.commands.context import CommandContext
 from calotype.commands.policy.policy import Policy
 from calotype.commands.policy.protections import readable_by
 from calotype.ops.settings.settings import Settings, SettingsError
@@ -35,7 +35,7 @@ def webhooks_of(
 
 
 def deliverer_of(
-    settings: Settings, parts: Parts, webhooks: Webhooks, policy: Callable[[], Policy]
+    settings: Settings, context: CommandContext, webhooks: Webhooks, policy: Callable[[], Policy]
 ) -> Deliverer:
     """Delivers webhooks; runs in every process, one of which leads.
 
@@ -56,14 +56,14 @@ def deliverer_of(
             patience=patience,
             places=places,
             most_at_once=given.deliveries_per_webhook,
-            member=parts.process_id,
+            member=context.process_id,
             readable=lambda: readable_by(recipient(endpoint.project, policy())),
         )
 
     return Deliverer(
-        parts.log.recorder,
+        context.log.recorder,
         webhooks.endpoints,
         webhooks.outbound,
         lay,
-        holder=parts.process_id,
+        holder=context.process_id,
     )

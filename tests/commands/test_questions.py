@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from calotype.commands.context import Parts, cause_of
+from calotype.commands.context import CommandContext, cause_of
 from calotype.commands.errors import Forbidden
 from calotype.commands.images.image import Image, create
 from calotype.commands.images.locations import Place, change_locations
@@ -26,7 +26,7 @@ PLACES = {f"http://h/{name}": Place("default", 10) for name in "abc"}
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
+def context(tmp_path: Path) -> CommandContext:
     """Parts of a log that is not even opened: nothing here is written."""
     settings = Settings(data=str(tmp_path))
     return parts_of(settings, recorder_of(settings))
@@ -36,10 +36,10 @@ def _value(name: str, **metadata: str) -> dict[str, Any]:
     return {"url": f"http://h/{name}", "metadata": metadata}
 
 
-def _changed(parts: Parts, events: list[Any], operations: list[Operation]) -> Any:
+def _changed(context: CommandContext, events: list[Any], operations: list[Operation]) -> Any:
     """The event that these steps of a PATCH give, after those before it."""
     image = _folded(events)
-    change_locations(image, ADMIN, cause_of(ADMIN, "req-1"), operations, PLACES, parts)
+    change_locations(image, ADMIN, cause_of(ADMIN, "req-1"), operations, PLACES, context)
     (event,) = image.collect_events()
     return event
 
@@ -52,7 +52,7 @@ def _folded(events: list[Any]) -> Image:
     return image
 
 
-def _with_places(parts: Parts, *names: str) -> list[Any]:
+def _with_places(context: CommandContext, *names: str) -> list[Any]:
     image = create(
         cause_of(ADMIN, "req-0"),
         image_id="11111111-2222-3333-4444-555555555555",
@@ -62,7 +62,7 @@ def _with_places(parts: Parts, *names: str) -> list[Any]:
     )
     events = list(image.collect_events())
     steps = [Operation("add", ("locations", "-"), _value(name)) for name in names]
-    return [*events, _changed(parts, events, steps)] if steps else events
+    return [*events, _changed(context, events, steps)] if steps else events
 
 
 def _rules_that_matter(events: list[Any], event: Any, *, first: bool = True) -> set[str]:
@@ -96,17 +96,17 @@ def _rules_that_matter(events: list[Any], event: Any, *, first: bool = True) -> 
     ],
 )  # fmt: skip
 def test_places_that_went_were_removed_and_others_set(
-    parts: Parts, names: str, steps: list[Operation], asked: set[str]
+    context: CommandContext, names: str, steps: list[Operation], asked: set[str]
 ) -> None:
-    events = _with_places(parts, *names)
-    event = _changed(parts, events, steps)
+    events = _with_places(context, *names)
+    event = _changed(context, events, steps)
     assert _rules_that_matter(events, event) == asked | {"modify_image"}
 
 
 def test_the_second_event_of_a_patch_is_not_asked_about_again_what_the_first_was(
-    parts: Parts,
+    context: CommandContext,
 ) -> None:
-    events = _with_places(parts, "a")
+    events = _with_places(context, "a")
     image = _folded(events)
     update: dict[str, Any] = {"properties": {}, "removed_properties": [], "tags": None}
     image.update(cause_of(ADMIN, "req-1"), fields={"visibility": "public"}, **update)

@@ -58,13 +58,13 @@ class Watch:
                 self.deepest = stack[::-1]
 
     def _file(self, frame: Any) -> str | None:
-        """Where a function of ours stands; None for others, and for parts of a function."""
+        """Where a function of ours stands; None for others, and for context of a function."""
         if frame.f_code.co_name in PARTS:
             return None
         name = frame.f_code.co_filename
         if name not in self._own:
             path = Path(name)
-            ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ROOMS
+            ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).context[0] in ROOMS
             self._own[name] = str(path.relative_to(ROOT)) if ours else None
         return self._own[name]
 
@@ -78,8 +78,8 @@ async def _upload(folder: str, watch: Watch) -> None:
     settings = load_settings(None, data=folder)
     recorder = composition.recorder_of(settings)
     composition.migrate(recorder)
-    parts = composition.parts_of(settings, recorder)
-    app = application(composition.api_of(settings, parts))
+    context = composition.parts_of(settings, recorder)
+    app = application(composition.api_of(settings, context))
     async with TestClient(TestServer(app)) as client:
         body = {"disk_format": "raw", "container_format": "bare"}
         image = await (await client.post("/v2/images", json=body)).json()

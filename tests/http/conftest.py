@@ -14,7 +14,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
-from calotype.commands.context import Parts
+from calotype.commands.context import CommandContext
 from calotype.http.connections import Runner
 from calotype.http.middleware import Api
 from calotype.http.routes import application
@@ -160,7 +160,7 @@ class Cloud:
 
     client: TestClient
     api: Api
-    parts: Parts
+    context: CommandContext
     directory: Path
 
     @property
@@ -177,10 +177,10 @@ class Cloud:
 
     async def sweep(self) -> Swept:
         """What the process and the leader do every few seconds, without the waiting."""
-        given_up = await give_up_forgotten(self.parts, self.api.queries)
-        living = await self.parts.log.recorder.live_leases("process:")
-        here = living | {self.parts.process_id}
-        swept = await sweep(self.parts, self.api.queries, lambda holder: holder not in here)
+        given_up = await give_up_forgotten(self.context, self.api.queries)
+        living = await self.context.log.recorder.live_leases("process:")
+        here = living | {self.context.process_id}
+        swept = await sweep(self.context, self.api.queries, lambda holder: holder not in here)
         swept.uploads_given_up += given_up
         return swept
 
@@ -219,14 +219,14 @@ async def open_cloud(log_url: str, tmp_path: Path) -> AsyncIterator[OpenCloud]:
             recorder = recorder_of(settings)
             await asyncio.to_thread(migrate, recorder)
             stack.push_async_callback(recorder.close)
-            parts = parts_of(settings, recorder)
-            for driver in parts.stores.values():
+            context = parts_of(settings, recorder)
+            for driver in context.stores.values():
                 stack.callback(driver.close)
-            api = api_of(settings, parts)
+            api = api_of(settings, context)
             client = TestClient(Served(application(api), host="127.0.0.1"))
             await stack.enter_async_context(client)
             directory = Path(settings.store_options()["directory"])
-            return Cloud(client, api, parts, directory)
+            return Cloud(client, api, context, directory)
 
         yield start
 
@@ -270,9 +270,9 @@ async def open_hooks(open_cloud: OpenCloud, monkeypatch: pytest.MonkeyPatch) -> 
         table = {**HOOKS_ON_LOOPBACK, **webhooks}
         cloud = await open_cloud(identity={"kind": identity}, webhooks=table, **(more or {}))
         api, settings = cloud.api, Settings(webhooks=table)
-        deliverer = deliverer_of(settings, cloud.parts, api.webhooks, lambda: api.policy)
+        deliverer = deliverer_of(settings, cloud.context, api.webhooks, lambda: api.policy)
         tasks.append(asyncio.create_task(deliverer.run()))
-        tasks.append(asyncio.create_task(audience_follower(cloud.parts, api.feed.watcher).run()))
+        tasks.append(asyncio.create_task(audience_follower(cloud.context, api.feed.watcher).run()))
         return cloud
 
     yield start

@@ -294,7 +294,7 @@ async def test_who_may_not_change_an_image_has_no_place_looked_at(shown, monkeyp
     owner, operator = shown.caller("red"), shown.caller("red", "admin")
     image = await operator.create_bare(visibility="public")
     looked: list[str] = []
-    (driver,) = shown.parts.stores.values()
+    (driver,) = shown.context.stores.values()
     monkeypatch.setattr(driver, "size", lambda url: looked.append(url) or 1)
     place = {"url": f"{driver.base_url}anything", "metadata": {}}
     operation = {"op": "add", "path": "/locations/-", "value": place}

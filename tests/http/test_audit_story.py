@@ -17,7 +17,7 @@ SIGNER = signed_note.new_signer("cloud.example/images")
 
 
 async def _seal(cloud: Any) -> int:
-    return await sealer(cloud.parts.log.recorder, SIGNER, "test").catch_up()
+    return await sealer(cloud.context.log.recorder, SIGNER, "test").catch_up()
 
 
 async def _busy(cloud: Any, images: int) -> None:
@@ -37,7 +37,7 @@ async def test_an_auditor_reads_a_checkpoint_that_a_standard_reader_understands(
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     checkpoint = signed_note.open_checkpoint(answer.text, [SIGNER.verifier])
-    (event,) = events_after(projects.parts.log.recorder, 0, 10)
+    (event,) = events_after(projects.context.log.recorder, 0, 10)
     assert checkpoint == signed_note.Checkpoint("cloud.example/images", 1, event_leaf(event))
 
 
@@ -58,7 +58,7 @@ async def test_tiles_hold_the_leaves_and_bundles_the_entries_they_are_made_of(cl
     assert (full.status, len(full.body)) == (200, 256 * 32)
     assert "immutable" in full.headers["Cache-Control"]
     rest = await cloud.admin("GET", "/log/v1/tile/0/001.p/4")
-    leaves = [event_leaf(event) for event in events_after(cloud.parts.log.recorder, 0, 1000)]
+    leaves = [event_leaf(event) for event in events_after(cloud.context.log.recorder, 0, 1000)]
     assert full.body + rest.body == b"".join(leaves)
     above = await cloud.admin("GET", "/log/v1/tile/1/000.p/1")
     assert above.body == merkle.complete_root(leaves[:256])
@@ -109,7 +109,7 @@ async def test_a_proof_over_http_is_checked_by_the_script_that_is_handed_out(
     await _busy(cloud, 8)
     await _seal(cloud)
     script = await cloud.admin("GET", "/log/v1/verify_proof.py")
-    position = (await positions_of(cloud.parts.log.recorder)).encode(11)
+    position = (await positions_of(cloud.context.log.recorder)).encode(11)
     proof = await cloud.admin("GET", f"/log/v1/proof/inclusion?position={position}")
     assert (proof.json["tree_size"], proof.json["position"]) == (20, position)
     told = await _checked(tmp_path, script, proof)
@@ -138,7 +138,7 @@ async def test_a_proof_shows_nobody_properties_that_are_kept_from_them(
     await owner.create(secret="x")
     await owner.create(plain="x")
     await _seal(cloud)
-    positions = await positions_of(cloud.parts.log.recorder)
+    positions = await positions_of(cloud.context.log.recorder)
     for number, status in ((1, 403), (2, 200)):
         path = f"/log/v1/proof/inclusion?position={positions.encode(number)}"
         assert (await auditor("GET", path)).status == status
@@ -173,7 +173,7 @@ async def test_bad_input_gets_a_problem_that_names_the_field(
 ) -> None:
     await _busy(cloud, 3)
     await _seal(cloud)
-    ours = (await positions_of(cloud.parts.log.recorder)).encode(1).rpartition("-")[0]
+    ours = (await positions_of(cloud.context.log.recorder)).encode(1).rpartition("-")[0]
     answer = await cloud.admin("GET", "/log/v1/proof/" + path.replace("OURS", ours))
     assert answer.status == 400, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -182,6 +182,6 @@ async def test_bad_input_gets_a_problem_that_names_the_field(
 
 async def test_before_anything_is_sealed_there_is_nothing_to_prove(cloud: Any) -> None:
     await _busy(cloud, 1)
-    position = (await positions_of(cloud.parts.log.recorder)).encode(1)
+    position = (await positions_of(cloud.context.log.recorder)).encode(1)
     for path in (f"inclusion?position={position}", "consistency?from=1"):
         assert (await cloud.admin("GET", f"/log/v1/proof/{path}")).status == 404

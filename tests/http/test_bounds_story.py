@@ -77,11 +77,11 @@ async def test_former_members_are_remembered_within_bounds(open_cloud):
             assert "limits.image_document_bytes" in answer.text
             refused += 1
             continue
-        await remove_member(cloud.parts, SYSTEM, cause_of(SYSTEM, "req-1"), image["id"], name)
+        await remove_member(cloud.context, SYSTEM, cause_of(SYSTEM, "req-1"), image["id"], name)
     assert refused == 40 - 19
     # Whoever was a member comes back, however many there are.
     cause = cause_of(SYSTEM, "req-1")
-    await add_member(cloud.parts, SYSTEM, cause, image["id"], {"member": f"{0:0100}"})
+    await add_member(cloud.context, SYSTEM, cause, image["id"], {"member": f"{0:0100}"})
 
 
 async def test_locations_are_bounded_too(open_cloud):

@@ -107,7 +107,7 @@ async def test_feed_stream_snapshot_consumer_webhook_and_nats_are_read_by_both(
     fetched = (await admin("POST", "/log/v1/consumers/c/fetch", json={})).json["deliveries"]
     feed = await admin("GET", "/log/v1/events")
     snapshot = await _snapshot(cloud)
-    recorder = cloud.parts.log.recorder
+    recorder = cloud.context.log.recorder
     telling = JetStreamTelling(recorder, await cloud.api.feed.positions(), "calotype")
     to_nats = [
         message.body
@@ -130,7 +130,7 @@ async def test_feed_stream_snapshot_consumer_webhook_and_nats_are_read_by_both(
 
 
 async def _snapshot(cloud: Any) -> Any:
-    await versions_follower(cloud.parts).catch_up()
+    await versions_follower(cloud.context).catch_up()
     return await cloud.admin("GET", "/log/v1/events?snapshot=true")
 
 

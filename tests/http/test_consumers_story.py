@@ -17,7 +17,7 @@ BILLING = f"{CONSUMERS}/billing"
 @pytest.fixture
 async def told(projects: Any) -> AsyncIterator[Any]:
     """A cloud of several projects, whose feeds follow the log."""
-    following = audience_follower(projects.parts, projects.api.feed.watcher)
+    following = audience_follower(projects.context, projects.api.feed.watcher)
     task = asyncio.create_task(following.run())
     yield projects
     task.cancel()

@@ -12,9 +12,9 @@ import pytest
 TEN = b"0123456789"
 
 
-async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+async def chunks(*context: bytes) -> AsyncIterator[bytes]:
     """A body of unknown length: aiohttp sends it chunked."""
-    for part in parts:
+    for part in context:
         yield part
 
 

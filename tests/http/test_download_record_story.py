@@ -11,7 +11,7 @@ STATES = "SELECT state FROM stored_events WHERE topic = 'image.data_sent' ORDER 
 async def _recorded(cloud: Any, count: int) -> list[dict[str, Any]]:
     """The recorded downloads, once there are so many: clients do not wait for them."""
     async with asyncio.timeout(20):
-        while len(rows := await cloud.parts.log.recorder.fetch(STATES)) < count:  # noqa: ASYNC110
+        while len(rows := await cloud.context.log.recorder.fetch(STATES)) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return [orjson.loads(bytes(row[0])) for row in rows]
 
@@ -47,5 +47,5 @@ async def test_a_download_that_breaks_off_is_recorded_with_what_went_out(open_cl
 async def test_nothing_is_recorded_unless_asked_for(cloud: Any) -> None:
     image = await cloud.admin.create_active(b"0123456789")
     assert (await cloud.admin("GET", f"/v2/images/{image['id']}/file")).status == 200
-    assert await cloud.parts.log.recorder.fetch(STATES) == []
+    assert await cloud.context.log.recorder.fetch(STATES) == []
     assert cloud.api.downloads is None

@@ -18,8 +18,8 @@ STREAM = {"Accept": "text/event-stream"}
 @asynccontextmanager
 async def followers(cloud: Any) -> AsyncIterator[Any]:
     tasks = [
-        asyncio.create_task(versions_follower(cloud.parts).run()),
-        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.watcher).run()),
+        asyncio.create_task(versions_follower(cloud.context).run()),
+        asyncio.create_task(audience_follower(cloud.context, cloud.api.feed.watcher).run()),
     ]
     yield cloud
     for task in tasks:
@@ -49,7 +49,7 @@ def next_of(answer: Any) -> str:
 
 async def settled(cloud: Any) -> None:
     """Waits until the feeds of projects have everything."""
-    head = cloud.parts.log.recorder.max_notification_id() or 0
+    head = cloud.context.log.recorder.max_notification_id() or 0
     for _ in range(500):
         if (await cloud.api.feed._ends())[1] >= head:
             return
@@ -192,15 +192,15 @@ async def test_a_project_is_told_of_its_own_images_and_of_those_shared_with_it(
     assert events[0]["data"]["member"] == "p2"
     assert await all_events(other) == []
     text = str(events)
-    for secret in ("the-owner", "secret", "file://", told.parts.process_id, "project-four"):
+    for secret in ("the-owner", "secret", "file://", told.context.process_id, "project-four"):
         assert secret not in text
     own = await all_events(owner)
     assert own[0]["data"]["actor"]["user"] == "the-owner"
     assert "file://" not in str(own)
-    assert told.parts.process_id not in str(own)
+    assert told.context.process_id not in str(own)
     for operator in (told.caller("x", "admin"), told.caller("x", "auditor")):
         everything = await all_events(operator)
-        assert len(everything) == told.parts.log.recorder.max_notification_id()
+        assert len(everything) == told.context.log.recorder.max_notification_id()
         assert "file://" in str(everything)
     assert (await told.caller("p1", "nothing")("GET", EVENTS)).status == 403
     assert (await told.caller(None)("GET", EVENTS)).status == 403
@@ -295,7 +295,7 @@ async def test_a_snapshot_is_the_images_at_a_position_and_then_everything_after_
 
 
 async def _snapshot_of(told: Any, caller: Any, expected: set[str] | None) -> list[Any]:
-    head = told.parts.log.recorder.max_notification_id()
+    head = told.context.log.recorder.max_notification_id()
     for _ in range(200):
         answer = await caller("GET", f"{EVENTS}?snapshot=true&limit=2")
         if answer.headers["Calotype-Position"].endswith(f"-{head:x}"):
@@ -330,7 +330,7 @@ async def test_pages_end_where_they_become_long(
     admin = open_feed.admin
     ids = [(await admin.create(note="x" * 1024))["id"] for _ in range(7)]
     await settled(open_feed)
-    recorder = open_feed.parts.log.recorder
+    recorder = open_feed.context.log.recorder
     await becomes(lambda: recorder.max_tracking_id(FOLLOWER) == 7)
     for query in ("", "&types=image.created"):
         page = await admin("GET", f"{EVENTS}?limit=100{query}")

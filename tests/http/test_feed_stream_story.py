@@ -20,8 +20,8 @@ STREAM = {"Accept": "text/event-stream"}
 @asynccontextmanager
 async def followers(cloud: Any) -> AsyncIterator[Any]:
     tasks = [
-        asyncio.create_task(versions_follower(cloud.parts).run()),
-        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.watcher).run()),
+        asyncio.create_task(versions_follower(cloud.context).run()),
+        asyncio.create_task(audience_follower(cloud.context, cloud.api.feed.watcher).run()),
     ]
     yield cloud
     for task in tasks:
@@ -38,7 +38,7 @@ async def told(projects: Any) -> AsyncIterator[Any]:
 
 async def settled(cloud: Any) -> None:
     """Waits until the feeds of projects have everything."""
-    head = cloud.parts.log.recorder.max_notification_id() or 0
+    head = cloud.context.log.recorder.max_notification_id() or 0
     for _ in range(500):
         if (await cloud.api.feed._ends())[1] >= head:
             return
@@ -126,7 +126,7 @@ async def test_a_stream_can_begin_with_a_snapshot(told: Any) -> None:
     owner = told.caller("p1")
     ids = {(await owner.create())["id"] for _ in range(3)}
     await settled(told)
-    head = told.parts.log.recorder.max_notification_id()
+    head = told.context.log.recorder.max_notification_id()
     while (await told.api.feed.snapshot("p1", None, uuid.UUID(int=0), 1)).position < head:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     async with streamed(owner, "?snapshot=true") as stream:

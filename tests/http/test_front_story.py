@@ -325,7 +325,7 @@ async def test_the_healthcheck_is_as_load_balancers_know_it(cloud: Any) -> None:
 
 async def test_many_load_balancers_may_look_at_once(cloud: Any) -> None:
     """Who asks while the answer for others is on its way does not take it from them."""
-    recorder = cloud.parts.log.recorder
+    recorder = cloud.context.log.recorder
 
     async def looks(number: int) -> list[str | None]:
         found = []

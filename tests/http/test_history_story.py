@@ -15,7 +15,7 @@ from calotype.ops.wiring.composition import versions_follower
 @pytest.fixture
 async def followed(cloud: Any) -> AsyncIterator[Any]:
     """A cloud of one administrator whose past is kept by a running follower."""
-    task = asyncio.create_task(versions_follower(cloud.parts).run())
+    task = asyncio.create_task(versions_follower(cloud.context).run())
     yield cloud
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -24,7 +24,7 @@ async def followed(cloud: Any) -> AsyncIterator[Any]:
 @pytest.fixture
 async def shared(projects: Any) -> AsyncIterator[Any]:
     """The same with projects."""
-    task = asyncio.create_task(versions_follower(projects.parts).run())
+    task = asyncio.create_task(versions_follower(projects.context).run())
     yield projects
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -95,7 +95,7 @@ async def test_a_history_says_who_did_what_by_which_request(shared: Any) -> None
     assert document == present
     text = str(changes)
     assert "file://" not in text
-    assert shared.parts.process_id not in text
+    assert shared.context.process_id not in text
 
 
 async def test_a_deleted_image_keeps_its_history_for_its_owner_and_for_auditors(
@@ -227,7 +227,7 @@ async def test_the_list_as_of_a_moment_is_what_the_list_showed(shared: Any, seed
             await _wish(chance, callers, images)
         query = chance.choice(QUERIES)
         answer = await admin("GET", f"/v2/images?{query}")
-        head = await asyncio.to_thread(shared.parts.log.recorder.max_notification_id)
+        head = await asyncio.to_thread(shared.context.log.recorder.max_notification_id)
         seen.append((now(), positions.encode(head), query, answer.json["images"]))
     filled = 0
     for time, position, query, listed in seen:

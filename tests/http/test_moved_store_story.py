@@ -58,10 +58,10 @@ async def test_locations_can_be_named_by_their_url_of_today_and_of_before(moved:
 
 async def test_reconcile_knows_what_was_stored_before_the_move(moved: Any) -> None:
     cloud, image, _ = moved
-    found = await reconcile(cloud.parts, cloud.api.queries, grace_seconds=-5, dry_run=False)
+    found = await reconcile(cloud.context, cloud.api.queries, grace_seconds=-5, dry_run=False)
     assert (found.orphans, found.missing) == ([], [])
     cloud.stored()[0].unlink()
-    found = await reconcile(cloud.parts, cloud.api.queries, grace_seconds=-5, dry_run=False)
+    found = await reconcile(cloud.context, cloud.api.queries, grace_seconds=-5, dry_run=False)
     assert len(found.missing) == 1
     assert image["id"] in found.missing[0]
 
@@ -73,7 +73,7 @@ async def test_what_somebody_else_put_into_the_store_is_no_orphan_after_a_move(
     url = f"{Path(old_url).parent}/by-hand".replace("file:/", "file:///")
     stranger = cloud.directory / "by-hand"
     stranger.write_bytes(b"of somebody else")
-    stored = await cloud.parts.log.load(image_uuid(image["id"]))
+    stored = await cloud.context.log.load(image_uuid(image["id"]))
     blob = next(iter(stored.blobs.values()))
     stored.trigger_event(
         type(stored).LocationsChanged,
@@ -85,8 +85,8 @@ async def test_what_somebody_else_put_into_the_store_is_no_orphan_after_a_move(
         os_hash_value=stored.os_hash_value,
         **cause_of(SYSTEM, "req-1").facts(),
     )
-    await cloud.parts.log._append(stored, None)
-    found = await reconcile(cloud.parts, cloud.api.queries, grace_seconds=-5, dry_run=False)
+    await cloud.context.log._append(stored, None)
+    found = await reconcile(cloud.context, cloud.api.queries, grace_seconds=-5, dry_run=False)
     assert found.orphans == []
     assert stranger.exists()
     places = (await cloud.admin.show(image["id"]))["locations"]

@@ -114,7 +114,7 @@ QUERIES = {
 """Parameters without which a route answers nobody."""
 
 NAMES = {"name": "image", "type": "image.created", "level": "0", "index": "000.p/1", "rest": "any"}
-"""What stands for parts of paths."""
+"""What stands for context of paths."""
 
 
 @dataclass
@@ -316,8 +316,8 @@ async def questions(open_cloud: Any) -> AsyncIterator[Questions]:
     cloud = await open_cloud(identity={"kind": "headers"}, deletion={"retention_seconds": 3600})
     questions = Questions(cloud)
     await questions.keep_all()
-    following = asyncio.create_task(versions_follower(cloud.parts).run())
-    recorder = cloud.parts.log.recorder
+    following = asyncio.create_task(versions_follower(cloud.context).run())
+    recorder = cloud.context.log.recorder
     await sealer(recorder, signed_note.new_signer("cloud.example/images"), "test").catch_up()
     auditor = questions.caller("auditor")
     head = recorder.max_notification_id()

@@ -54,8 +54,8 @@ async def protected(open_cloud: Any, tmp_path: Path) -> AsyncIterator[Any]:
     """A cloud with protections, whose past and feed are kept by running followers."""
     cloud = await open_cloud(**_settings(tmp_path))
     tasks = [
-        asyncio.create_task(versions_follower(cloud.parts).run()),
-        asyncio.create_task(audience_follower(cloud.parts, cloud.api.feed.watcher).run()),
+        asyncio.create_task(versions_follower(cloud.context).run()),
+        asyncio.create_task(audience_follower(cloud.context, cloud.api.feed.watcher).run()),
     ]
     yield cloud
     for task in tasks:
@@ -65,7 +65,7 @@ async def protected(open_cloud: Any, tmp_path: Path) -> AsyncIterator[Any]:
 
 async def settled(cloud: Any) -> None:
     """Waits until the feeds of projects and the versions have everything."""
-    head = cloud.parts.log.recorder.max_notification_id() or 0
+    head = cloud.context.log.recorder.max_notification_id() or 0
     while (await cloud.api.feed._ends())[1] < head:  # noqa: ASYNC110 - tables tell nobody
         await asyncio.sleep(0.01)
     while (await cloud.api.feed._ends("image_versions_2"))[1] < head:  # noqa: ASYNC110

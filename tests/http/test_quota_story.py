@@ -29,10 +29,10 @@ async def start(open_cloud: Any) -> Any:
 
 async def counted(cloud: Any, project: str = "red") -> Any:
     """What the project has, after a look that the counters are what the log says."""
-    recorder = cloud.parts.log.recorder
+    recorder = cloud.context.log.recorder
     there, expected = await asyncio.to_thread(counters_and_totals, recorder)
     assert sorted(there) == sorted(expected)
-    return await cloud.parts.quotas.counted(project)
+    return await cloud.context.quotas.counted(project)
 
 
 class Body:
@@ -53,7 +53,7 @@ class Body:
 async def _begun(cloud: Any, uploads: int, project: str = "red") -> None:
     """Waits until so many uploads of the project are on record."""
     async with asyncio.timeout(20):
-        while (await cloud.parts.quotas.counted(project)).uploading != uploads:  # noqa: ASYNC110
+        while (await cloud.context.quotas.counted(project)).uploading != uploads:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
@@ -227,7 +227,7 @@ async def test_every_place_of_the_data_counts(start):
 
     async def set_places(count: int) -> Any:
         urls = [f"s3+https://s/b/{number}" for number in range(count)]
-        return await cloud.parts.log.change(
+        return await cloud.context.log.change(
             UUID(image["id"]),
             lambda image: None,
             Image.change_locations,

@@ -185,11 +185,11 @@ async def test_reconcile_leaves_retained_bytes_and_still_finds_orphans(keeping: 
     await drop(owner, image["id"])
     (kept,) = keeping.stored()
     (keeping.directory / "stray").write_bytes(b"?")
-    found = await reconcile(keeping.parts, keeping.api.queries, grace_seconds=-5, dry_run=False)
+    found = await reconcile(keeping.context, keeping.api.queries, grace_seconds=-5, dry_run=False)
     assert ([url.rpartition("/")[2] for url in found.orphans], found.missing) == (["stray"], [])
     assert keeping.stored() == [kept]
     kept.unlink()
-    found = await reconcile(keeping.parts, keeping.api.queries, grace_seconds=-5, dry_run=False)
+    found = await reconcile(keeping.context, keeping.api.queries, grace_seconds=-5, dry_run=False)
     assert len(found.missing) == 1
     answer = await restore(owner, image["id"])
     assert (answer.status, "missing in store" in answer.json["detail"]) == (410, True)
@@ -207,20 +207,20 @@ async def test_of_restore_and_purge_at_once_exactly_one_wins(
     other = parts_of(settings, recorder)
     owner = keeping.caller("p1")
 
-    async def wish(parts: Any, act: Any, *more: Any) -> bool:
+    async def wish(context: Any, act: Any, *more: Any) -> bool:
         try:
-            image = await act(parts, SYSTEM, cause_of(SYSTEM, "req-1"), *more)
+            image = await act(context, SYSTEM, cause_of(SYSTEM, "req-1"), *more)
         except CalotypeError:
             return False
         if act is deletion.purge_image:
-            await remove_garbage(parts, image)
+            await remove_garbage(context, image)
         return True
 
     for _ in range(12):
         image_id = (await owner.create_active())["id"]
         await drop(owner, image_id)
         outcomes = await asyncio.gather(
-            wish(keeping.parts, deletion.restore_image, image_id),
+            wish(keeping.context, deletion.restore_image, image_id),
             wish(other, deletion.purge_image, image_id, "space"),
             wish(other, deletion.restore_image, image_id),
         )

@@ -126,10 +126,10 @@ async def cloud(open_cloud: Any) -> Any:
         deletion={"retention_seconds": 3600},
         http={"show_multiple_locations": True},
     )
-    follower = versions_follower(cloud.parts)
+    follower = versions_follower(cloud.context)
     cloud.names = await _images(cloud)
     await follower.catch_up()
-    recorder = cloud.parts.log.recorder
+    recorder = cloud.context.log.recorder
     await sealer(recorder, signed_note.new_signer("cloud.example/images"), "test").catch_up()
     positions = await cloud.api.feed.positions()
     cloud.names["now"] = positions.encode(recorder.max_notification_id())

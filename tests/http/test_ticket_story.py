@@ -20,7 +20,7 @@ TICKETS, EVENTS = "/log/v1/stream-tickets", "/log/v1/events"
 async def told(projects: Any) -> AsyncIterator[Any]:
     """A cloud of several projects whose feeds are kept."""
     following = asyncio.create_task(
-        audience_follower(projects.parts, projects.api.feed.watcher).run()
+        audience_follower(projects.context, projects.api.feed.watcher).run()
     )
     yield projects
     following.cancel()
@@ -95,7 +95,7 @@ async def test_a_ticket_ends_after_a_minute(projects: Any, monkeypatch: pytest.M
 
 async def test_the_database_tells_neither_ticket_nor_credentials(projects: Any) -> None:
     ticket = await ticket_of(projects.caller("red", user="somebody"))
-    rows = await projects.parts.log.recorder.fetch(f"SELECT * FROM {STREAM_TICKETS.name}")
+    rows = await projects.context.log.recorder.fetch(f"SELECT * FROM {STREAM_TICKETS.name}")
     assert len(rows) == 1
     kept = repr(rows)
     assert ticket not in kept
@@ -106,7 +106,7 @@ async def test_unused_tickets_are_bounded_and_old_ones_forgotten(
     projects: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_tickets, "MOST_OPEN", 3)
-    tickets = StreamTickets(projects.parts.log.recorder)
+    tickets = StreamTickets(projects.context.log.recorder)
     for _ in range(3):
         await tickets.issue("one", {})
     answer = await projects.caller("red")("POST", TICKETS)
@@ -116,7 +116,7 @@ async def test_unused_tickets_are_bounded_and_old_ones_forgotten(
     later = stream_tickets.time.time() + stream_tickets.LIFETIME_SECONDS + 1
     monkeypatch.setattr(stream_tickets.time, "time", lambda: later)
     await tickets.issue("one", {})
-    rows = await projects.parts.log.recorder.fetch(f"SELECT count(*) FROM {STREAM_TICKETS.name}")
+    rows = await projects.context.log.recorder.fetch(f"SELECT count(*) FROM {STREAM_TICKETS.name}")
     assert rows[0][0] == 1
 
 

@@ -436,7 +436,7 @@ async def test_without_webhooks_nobody_leads_and_nothing_is_written(
     open_hooks: Any, becomes: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud = await open_hooks()
-    recorder, endpoints = cloud.parts.log.recorder, cloud.api.webhooks.endpoints
+    recorder, endpoints = cloud.context.log.recorder, cloud.api.webhooks.endpoints
     looks, look = 0, endpoints.all
 
     async def counted() -> Any:
@@ -452,7 +452,7 @@ async def test_without_webhooks_nobody_leads_and_nothing_is_written(
     await becomes(lambda: looks > 3)
     assert await leaders() == set()
     await cloud.admin.hook(receiver.url)
-    assert await becomes(leaders) == {cloud.parts.process_id}
+    assert await becomes(leaders) == {cloud.context.process_id}
     assert (await cloud.admin("DELETE", f"{WEBHOOKS}/ci")).status == 204
 
     async def nobody() -> bool:

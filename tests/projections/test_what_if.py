@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calotype.commands.context import SYSTEM, Parts, cause_of
+from calotype.commands.context import SYSTEM, CommandContext, cause_of
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images import data, deletion, members, metadata
 from calotype.commands.images.download import LOG_EVENT_TYPES
@@ -63,7 +63,7 @@ def _step(op: str, name: str, value: Any = None) -> Operation:
     return Operation(op, (name,), value)
 
 
-def _wishes(parts: Parts, image_id: str, n: int, value: str) -> list[Any]:
+def _wishes(context: CommandContext, image_id: str, n: int, value: str) -> list[Any]:
     """Every command, each with something of `n` in it; they are called with actor and cause.
 
     `value` is another one each time: a property that keeps its value leaves no trace to judge.
@@ -84,11 +84,11 @@ def _wishes(parts: Parts, image_id: str, n: int, value: str) -> list[Any]:
     }  # fmt: skip
 
     def of_image(command: Any, *more: Any) -> Any:
-        return lambda actor, cause: command(parts, actor, cause, image_id, *more)
+        return lambda actor, cause: command(context, actor, cause, image_id, *more)
 
     answer = {"status": ["accepted", "rejected"][n % 2]}
     return [
-        lambda actor, cause: metadata.create_image(parts, actor, cause, body),
+        lambda actor, cause: metadata.create_image(context, actor, cause, body),
         *[of_image(metadata.update_image, update) for update in updates],
         of_image(metadata.add_tag, f"t{n % 2}"),
         of_image(metadata.remove_tag, f"t{n % 2}"),
@@ -109,17 +109,17 @@ STEPS = st.lists(st.tuples(*_STEP, st.integers(0, 11)), min_size=20, max_size=50
 """Who wants which command for which image, and a number for what is in it."""
 
 
-async def _live(parts: Parts, steps: Any, then: Policy) -> set[int]:
+async def _live(context: CommandContext, steps: Any, then: Policy) -> set[int]:
     """Lives through the steps; the positions of what the rules in `then` had refused.
 
     Each wish is first made under those rules. What they refuse is then made under the rules that
     are in force.
     """
     now, images, refused = STRICTER[0], [], set()
-    recorder = parts.log.recorder
+    recorder = context.log.recorder
     for number, (who, what, which, n) in enumerate([(0, 0, 0, 0), (2, 0, 0, 1), *steps]):
         image_id = images[which % len(images)] if images else "none"
-        wishes = _wishes(parts, image_id, n, f"v{number}")
+        wishes = _wishes(context, image_id, n, f"v{number}")
         wish = wishes[what % len(wishes)] if images else wishes[0]
         was_refused = False
         for policy in (then, now):
@@ -150,8 +150,8 @@ def _walk(steps: Any, then: Policy) -> tuple[set[int], list[Any], list[Any]]:
             recorder = recorder_of(settings)
             migrate(recorder)
             try:
-                parts = parts_of(settings, recorder)
-                refused = await _live(parts, steps, then)
+                context = parts_of(settings, recorder)
+                refused = await _live(context, steps, then)
                 last = recorder.max_notification_id() or 0
                 decided = [
                     list(PolicyReplay(recorder, STRICTER[0], policy).decisions(1, last))
