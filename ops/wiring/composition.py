@@ -29,7 +29,7 @@ from calotype.projections.images.usage import recount
 from calotype.projections.past.as_of import Moments
 from calotype.projections.past.row_version_follower import ImageSpans
 from calotype.projections.past.row_version_snapshots import VERSION_SNAPSHOTS
-from calotype.projections.past.row_versions import FOLLOWER, SPAN_TABLES
+from calotype.projections.past.row_versions import FOLLOWER, VERSION_TABLES
 from calotype.projections.seal.seal import SEAL_TABLES
 from calotype.projections.sinks.exists_audit import AUDITS
 from calotype.projections.sinks.parked import PARKED, STATES
@@ -50,7 +50,7 @@ CHUNK_EVENTS = 16
 
 QUERY_TABLES = (
     *TABLES,
-    *SPAN_TABLES,
+    *VERSION_TABLES,
     VERSION_SNAPSHOTS,
     *SEAL_TABLES,
     SNAPSHOTS,

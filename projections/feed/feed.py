@@ -23,8 +23,8 @@ from calotype.projections.past.row_versions import (
     FOLLOWER as SPANS_FOLLOWER,
 )
 from calotype.projections.past.row_versions import (
-    IMAGE_SPANS,
-    MEMBER_SPANS,
+    IMAGE_VERSIONS,
+    MEMBER_VERSIONS,
     blocks_at,
 )
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -58,14 +58,14 @@ _WINDOW_OF_PROJECT = (
 )
 _HELD = "i.from_position <= :at AND i.to_position > :at"
 _IMAGES = (
-    f"SELECT i.id, i.document, '{FULL}' FROM {IMAGE_SPANS.name} i "
+    f"SELECT i.id, i.document, '{FULL}' FROM {IMAGE_VERSIONS.name} i "
     f"WHERE i.id > :marker AND {_HELD} ORDER BY i.id LIMIT :limit"
 )
 _IMAGES_OF_PROJECT = (
-    f"SELECT * FROM (SELECT i.id, i.document, '{OWN}' AS view FROM {IMAGE_SPANS.name} i "
+    f"SELECT * FROM (SELECT i.id, i.document, '{OWN}' AS view FROM {IMAGE_VERSIONS.name} i "
     f"WHERE i.block IN (%s) AND i.owner = :project AND i.id > :marker AND {_HELD} "
     f"UNION ALL SELECT i.id, i.document, '{SHARED}' AS view "
-    f"FROM {MEMBER_SPANS.name} m CROSS JOIN {IMAGE_SPANS.name} i "
+    f"FROM {MEMBER_VERSIONS.name} m CROSS JOIN {IMAGE_VERSIONS.name} i "
     "WHERE m.member = :project AND m.from_position <= :at AND m.to_position > :at "
     f"AND i.id = m.image_id AND i.id > :marker AND {_HELD} AND i.visibility = 'shared' "
     "AND (i.owner IS NULL OR i.owner <> :project)) seen ORDER BY id LIMIT :limit"

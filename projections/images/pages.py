@@ -17,10 +17,10 @@ from calotype.projections.images.listing import Filter, ListQuery, Moment
 from calotype.projections.images.rows import INDEXED_CHARACTERS
 from calotype.projections.images.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
 from calotype.projections.past.row_versions import (
-    IMAGE_SPANS,
-    MEMBER_SPANS,
-    PROPERTY_SPANS,
-    TAG_SPANS,
+    IMAGE_VERSIONS,
+    MEMBER_VERSIONS,
+    PROPERTY_VERSIONS,
+    TAG_VERSIONS,
 )
 
 SORT_EXPRESSIONS = {
@@ -54,19 +54,19 @@ class Statement:
 
     @property
     def images(self) -> str:
-        return (IMAGES if self.moment is None else IMAGE_SPANS).name
+        return (IMAGES if self.moment is None else IMAGE_VERSIONS).name
 
     @property
     def members(self) -> str:
-        return (MEMBERS if self.moment is None else MEMBER_SPANS).name
+        return (MEMBERS if self.moment is None else MEMBER_VERSIONS).name
 
     @property
     def tags(self) -> str:
-        return (TAGS if self.moment is None else TAG_SPANS).name
+        return (TAGS if self.moment is None else TAG_VERSIONS).name
 
     @property
     def properties(self) -> str:
-        return (PROPERTIES if self.moment is None else PROPERTY_SPANS).name
+        return (PROPERTIES if self.moment is None else PROPERTY_VERSIONS).name
 
     def holds(self, alias: str) -> list[str]:
         """The conditions that a row held at the moment; none are needed for now."""
@@ -166,7 +166,7 @@ def visible_today(project: str) -> str:
         f"OR (n.visibility = 'shared' AND EXISTS (SELECT 1 FROM {MEMBERS.name} o "
         f"WHERE o.image_id = n.id AND o.member = {project})))) "
         f"OR (NOT EXISTS (SELECT 1 FROM {IMAGES.name} n WHERE n.id = i.id) AND {project} = "
-        f"(SELECT l.owner FROM {IMAGE_SPANS.name} l WHERE l.id = i.id "
+        f"(SELECT l.owner FROM {IMAGE_VERSIONS.name} l WHERE l.id = i.id "
         "ORDER BY l.from_position DESC LIMIT 1)))"
     )
 

@@ -15,7 +15,7 @@ from calotype.projections.images.listing import Direction, ListQuery, Moment
 from calotype.projections.images.page_steps import PAGE_BYTES, PageSteps
 from calotype.projections.images.pages import marker_statement, visible_today
 from calotype.projections.images.tables import BLOBS, IMAGES, MEMBERS
-from calotype.projections.past.row_versions import IMAGE_SPANS, MEMBER_SPANS
+from calotype.projections.past.row_versions import IMAGE_VERSIONS, MEMBER_VERSIONS
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 _MEMBERSHIP = (
@@ -26,10 +26,10 @@ _SHOW = (
     f"FROM {IMAGES.name} i WHERE i.id = :id"
 )
 _SHOW_THEN = (
-    f"SELECT i.owner, i.visibility, i.status, EXISTS (SELECT 1 FROM {MEMBER_SPANS.name} m "
+    f"SELECT i.owner, i.visibility, i.status, EXISTS (SELECT 1 FROM {MEMBER_VERSIONS.name} m "
     "WHERE m.image_id = i.id AND m.member = :project "
     "AND m.from_position <= :at AND m.to_position > :at), i.document, i.locations, "
-    f"{visible_today(':project')} FROM {IMAGE_SPANS.name} i "
+    f"{visible_today(':project')} FROM {IMAGE_VERSIONS.name} i "
     "WHERE i.id = :id AND i.from_position <= :at AND i.to_position > :at"
 )
 _DATA = (

@@ -1,7 +1,7 @@
 """Moments of the past: from what a caller names to a position whose rows can be asked for.
 
 A moment is a position, or an RFC 3339 time, which means everything before the first event that
-is later. The tables of spans follow the log, so a moment that they have not reached is waited
+is later. The tables of versions follow the log, so a moment that they have not reached is waited
 for, but not for ever.
 """
 

@@ -1,4 +1,4 @@
-"""Following the log into the tables of spans, event by event."""
+"""Following the log into the tables of versions, event by event."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from calotype.commands.images.image import EVENT_TYPES, Image
 from calotype.projections.past import row_version_snapshots
 from calotype.projections.past.row_versions import (
     MOMENTS,
-    ImageLife,
+    ImageTimeline,
     Noted,
     moment_after,
     stored_of,
@@ -34,7 +34,7 @@ _LAST_MOMENT = (
 
 
 class ImageSpans:
-    """Folds pages of the log into spans, for a `Follower`. Works in any thread, one at a time."""
+    """Folds pages of the log into versions, for a `Follower`. Works in any thread, one at a time."""
 
     def __init__(
         self,
@@ -46,47 +46,51 @@ class ImageSpans:
     ) -> None:
         """`moments` is where the last moment before a page is looked up.
 
-        With `snapshots` images are read from snapshots, and these are written with the spans;
+        With `snapshots` images are read from snapshots, and these are written with the versions;
         without, images that it does not remember are folded from birth.
         """
         self._recorder = recorder
         self._moments = moments
         self._snapshots = snapshots
         self._mapper = event_mapper()
-        self._lives: BoundedCache[UUID, ImageLife] = BoundedCache(cache_bytes)
+        self._timelines: BoundedCache[UUID, ImageTimeline] = BoundedCache(cache_bytes)
         self._moment: tuple[str, str] | None = None
 
     def forget(self) -> None:
         """Drops the images that it remembers."""
-        self._lives.clear()
+        self._timelines.clear()
         self._moment = None
 
     def fold(self, page: Sequence[Notification]) -> list[Change]:
-        """The spans and moments that these events, the next in the log, make or end."""
+        """The versions and moments that these events, the next in the log, make or end."""
         noted: Noted = {}
         # Those of the page are held on to, however large they are: what is noted belongs to them.
-        lives: dict[UUID, ImageLife] = {}
-        moments = [self._fold_one(notification, lives, noted) for notification in page]
+        timelines: dict[UUID, ImageTimeline] = {}
+        moments = [self._fold_one(notification, timelines, noted) for notification in page]
         changes: list[Change] = [*written(noted), Put(MOMENTS, moments)]
         due = [
-            life for life in lives.values() if self._snapshots and row_version_snapshots.due(life)
+            timeline
+            for timeline in timelines.values()
+            if self._snapshots and row_version_snapshots.due(timeline)
         ]
         if due:
             changes.append(row_version_snapshots.saved(due))
-        for image_id, life in lives.items():
-            self._lives.put(image_id, life, life.about_bytes())
+        for image_id, timeline in timelines.items():
+            self._timelines.put(image_id, timeline, timeline.about_bytes())
         return changes
 
     def _fold_one(
-        self, notification: Notification, lives: dict[UUID, ImageLife], noted: Noted
+        self, notification: Notification, timelines: dict[UUID, ImageTimeline], noted: Noted
     ) -> tuple[int, str, str]:
         if notification.topic in EVENT_TYPES:
             image_id = notification.originator_id
             assert isinstance(image_id, UUID)
-            life = lives.get(image_id) or self._lives.pop(image_id)
-            life = lives[image_id] = life or self._load(image_id, notification.originator_version)
+            timeline = timelines.get(image_id) or self._timelines.pop(image_id)
+            timeline = timelines[image_id] = timeline or self._load(
+                image_id, notification.originator_version
+            )
             event: Any = self._mapper.to_domain_event(stored_of(notification))
-            life.apply(event, notification.id, noted)
+            timeline.apply(event, notification.id, noted)
             timestamp = event.timestamp
         else:
             timestamp = timestamp_in(notification.state)
@@ -99,18 +103,18 @@ class ImageSpans:
         rows = self._recorder.fetch_now(sql, {"before": position})
         return (rows[0][0], rows[0][1]) if rows else ("", "")
 
-    def _load(self, image_id: UUID, until: int) -> ImageLife:
+    def _load(self, image_id: UUID, until: int) -> ImageTimeline:
         if until == Image.INITIAL_VERSION:
-            return ImageLife()
-        fetch, life = self._recorder.fetch_now, None
+            return ImageTimeline()
+        fetch, timeline = self._recorder.fetch_now, None
         if self._snapshots:
-            life = row_version_snapshots.find(fetch, image_id, until)
-        life = life or ImageLife()
+            timeline = row_version_snapshots.find(fetch, image_id, until)
+        timeline = timeline or ImageTimeline()
         noted: Noted = {}
-        known = life.image.version if life.image is not None else 0
+        known = timeline.image.version if timeline.image is not None else 0
         values = {"id": image_id, "version": known, "until": until}
         for version, topic, state, position in fetch(_OF_IMAGE, values):
             stored = StoredEvent(image_id, version, topic, bytes(state))
-            life.apply(self._mapper.to_domain_event(stored), position, noted)
-        written(noted)  # These spans are in the tables already.
-        return life
+            timeline.apply(self._mapper.to_domain_event(stored), position, noted)
+        written(noted)  # These versions are in the tables already.
+        return timeline

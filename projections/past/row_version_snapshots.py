@@ -13,7 +13,7 @@ import orjson
 from calotype.commands.images.image import EVENT_TYPES, Image
 from calotype.commands.images.snapshots import decode_image, encode_image, fingerprint_of
 from calotype.projections.images.rows import all_rows_of, rows_of
-from calotype.projections.past.row_versions import SPANS, ImageLife, Span, kept
+from calotype.projections.past.row_versions import VERSIONS, ImageTimeline, RowVersion, kept
 from calotype.stores.log.recorder import Fetch
 from calotype.stores.log.snapshots import SNAPSHOT_EVENTS
 from calotype.stores.log.tables import Column, Put, Table
@@ -30,7 +30,7 @@ VERSION_SNAPSHOTS = Table(
     owner="image_id",
     grows=("version", "fingerprint", "state"),
 )
-FINGERPRINT = fingerprint_of(Image, *EVENT_TYPES.values(), ImageLife, rows_of)
+FINGERPRINT = fingerprint_of(Image, *EVENT_TYPES.values(), ImageTimeline, rows_of)
 
 _FIND = (
     f"SELECT state FROM {VERSION_SNAPSHOTS.name} "
@@ -38,42 +38,49 @@ _FIND = (
 )
 
 
-def find(fetch: Fetch, image_id: UUID, until: int) -> ImageLife | None:
+def find(fetch: Fetch, image_id: UUID, until: int) -> ImageTimeline | None:
     """The image as its snapshot has it, if there is one of a version before `until`."""
     rows = fetch(_FIND, {"id": image_id, "until": until, "fingerprint": FINGERPRINT})
     if not rows:
         return None
     facts: dict[str, Any] = orjson.loads(rows[0][0])
-    life = ImageLife()
-    life.image = decode_image(facts["image"])
-    life.saved_version = life.image.version
+    timeline = ImageTimeline()
+    timeline.image = decode_image(facts["image"])
+    timeline.saved_version = timeline.image.version
     starts = iter(facts["starts"])
-    for table, row in all_rows_of(life.image):
-        if table in SPANS:
-            spans, key_of = SPANS[table]
-            life.open.setdefault(spans, {})[key_of(row)] = Span(kept(spans, row), *next(starts))
-    return life
+    for table, row in all_rows_of(timeline.image):
+        if table in VERSIONS:
+            versions, key_of = VERSIONS[table]
+            timeline.open.setdefault(versions, {})[key_of(row)] = RowVersion(
+                kept(versions, row), *next(starts)
+            )
+    return timeline
 
 
-def due(life: ImageLife) -> bool:
+def due(timeline: ImageTimeline) -> bool:
     """Whether so many events have come since the last snapshot that it is time for another."""
-    return bool(life.image.version // SNAPSHOT_EVENTS > life.saved_version // SNAPSHOT_EVENTS)
+    return bool(
+        timeline.image.version // SNAPSHOT_EVENTS > timeline.saved_version // SNAPSHOT_EVENTS
+    )
 
 
-def saved(lives: list[ImageLife]) -> Put:
+def saved(timelines: list[ImageTimeline]) -> Put:
     """The change that writes the snapshots of these images."""
-    for life in lives:
-        life.saved_version = life.image.version
-    rows = [(life.image.id, life.image.version, FINGERPRINT, encode(life)) for life in lives]
+    for timeline in timelines:
+        timeline.saved_version = timeline.image.version
+    rows = [
+        (timeline.image.id, timeline.image.version, FINGERPRINT, encode(timeline))
+        for timeline in timelines
+    ]
     return Put(VERSION_SNAPSHOTS, rows)
 
 
-def encode(life: ImageLife) -> str:
+def encode(timeline: ImageTimeline) -> str:
     """The image, and since when each of its rows holds, as text."""
     starts = []
-    for table, row in all_rows_of(life.image):
-        if table in SPANS:
-            spans, key_of = SPANS[table]
-            span = life.open[spans][key_of(row)]
-            starts.append((span.start, span.number))
-    return orjson.dumps({"image": encode_image(life.image), "starts": starts}).decode()
+    for table, row in all_rows_of(timeline.image):
+        if table in VERSIONS:
+            versions, key_of = VERSIONS[table]
+            version = timeline.open[versions][key_of(row)]
+            starts.append((version.start, version.number))
+    return orjson.dumps({"image": encode_image(timeline.image), "starts": starts}).decode()

@@ -1,6 +1,6 @@
 """The rows of the query tables with the positions between which each held.
 
-Every row that the images projection ever wrote lives on here as a span: its columns, the position
+Every row that the images projection ever wrote timelines on here as a version: its columns, the position
 of the event that made it, and that of the event that ended it. A moment of the past is then one
 indexed query. The rows come from the same pure function that writes the live tables, so then and
 now cannot mean different things.
@@ -21,7 +21,7 @@ from calotype.stores.log.tables import Change, Column, Index, Put, Table, key_ge
 FOLLOWER = "image_versions_2"
 """The name of the checkpoint of the follower that keeps these tables."""
 FOREVER = 2**62
-"""The end of a span that still holds."""
+"""The end of a version that still holds."""
 OPEN_BLOCK = -1
 
 # In the index, so that rows which did not hold at the moment are passed over without a look.
@@ -29,13 +29,13 @@ _AGE, _HELD = ("created_at", "id"), ("from_position", "to_position")
 _LEVEL_BITS, _STEP_BITS, _NUMBER_BITS = 56, 4, 16
 
 
-# The live tables have more: whose list a row is in is asked of the span of the image.
+# The live tables have more: whose list a row is in is asked of the version of the image.
 _MEMBER_COLUMNS, _TAG_COLUMNS, _PROPERTY_COLUMNS = 5, 3, 5
 _OWN_COLUMNS = 4
-"""Columns that a table of spans has besides those of the live table."""
+"""Columns that a table of versions has besides those of the live table."""
 
 
-def _spans_of(
+def _versions_of(
     table: Table, name: str, *indexes: tuple[str, ...], where: str = "", width: int | None = None
 ) -> Table:
     made = [Index(f"{name}_{n}", columns) for n, columns in enumerate(indexes)]
@@ -61,7 +61,7 @@ def _spans_of(
     )
 
 
-IMAGE_SPANS = _spans_of(
+IMAGE_VERSIONS = _versions_of(
     IMAGES,
     "image_versions_2",
     ("id", "from_position"),
@@ -70,21 +70,21 @@ IMAGE_SPANS = _spans_of(
     ("block", "coalesce(name, '')", *_AGE, *_HELD),
     where="visibility",
 )
-MEMBER_SPANS = _spans_of(
+MEMBER_VERSIONS = _versions_of(
     MEMBERS,
     "image_member_versions_2",
     ("member", "status", "image_id"),
     ("image_id", "member"),
     width=_MEMBER_COLUMNS,
 )
-TAG_SPANS = _spans_of(
+TAG_VERSIONS = _versions_of(
     TAGS,
     "image_tag_versions_2",
     ("tag", "block", "created_at", "image_id"),
     ("image_id", "tag"),
     width=_TAG_COLUMNS,
 )
-PROPERTY_SPANS = _spans_of(
+PROPERTY_VERSIONS = _versions_of(
     PROPERTIES,
     "image_property_versions_2",
     ("name", "value_start", "block", "created_at", "image_id"),
@@ -107,28 +107,28 @@ MOMENTS = Table(
 Clocks of machines differ, positions do not: `clock` never runs backwards along the log, and no
 image that existed at a position has a later `created_at` than `newest_created_at`."""
 
-SPAN_TABLES = (IMAGE_SPANS, MEMBER_SPANS, TAG_SPANS, PROPERTY_SPANS, MOMENTS)
-SPANS = {
-    live: (spans, key_getter(live))
-    for live, spans in (
-        (IMAGES, IMAGE_SPANS),
-        (MEMBERS, MEMBER_SPANS),
-        (TAGS, TAG_SPANS),
-        (PROPERTIES, PROPERTY_SPANS),
+VERSION_TABLES = (IMAGE_VERSIONS, MEMBER_VERSIONS, TAG_VERSIONS, PROPERTY_VERSIONS, MOMENTS)
+VERSIONS = {
+    live: (versions, key_getter(live))
+    for live, versions in (
+        (IMAGES, IMAGE_VERSIONS),
+        (MEMBERS, MEMBER_VERSIONS),
+        (TAGS, TAG_VERSIONS),
+        (PROPERTIES, PROPERTY_VERSIONS),
     )
 }
 
 
-def kept(spans: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a row of a live table is in its table of spans, which may have fewer columns."""
-    return row[: len(spans.columns) - _OWN_COLUMNS]
+def kept(versions: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a row of a live table is in its table of versions, which may have fewer columns."""
+    return row[: len(versions.columns) - _OWN_COLUMNS]
 
 
 def block_of(start: int, end: int) -> int:
-    """The smallest aligned block of 16^n positions that holds the span `start` to `end` - 1.
+    """The smallest aligned block of 16^n positions that holds the version `start` to `end` - 1.
 
     So whoever asks for one moment looks only into the few blocks around it, and millions of
-    spans that were over before, or began after, are never touched. Open spans have their own.
+    versions that were over before, or began after, are never touched. Open versions have their own.
     """
     if end == FOREVER:
         return OPEN_BLOCK
@@ -139,7 +139,7 @@ def block_of(start: int, end: int) -> int:
 
 
 def blocks_at(position: int, last_position: int) -> list[int]:
-    """The blocks in which every span that holds at `position` is found."""
+    """The blocks in which every version that holds at `position` is found."""
     blocks, level = [OPEN_BLOCK], 0
     while True:
         blocks.append(level << _LEVEL_BITS | position >> _STEP_BITS * level)
@@ -158,7 +158,7 @@ def stored_of(notification: Notification) -> StoredEvent:
     )
 
 
-class Span:
+class RowVersion:
     """One row of a live table, from the position that made it to the one that ended it."""
 
     __slots__ = ("end", "noted", "number", "row", "start")
@@ -168,87 +168,89 @@ class Span:
         self.start = start
         self.end = FOREVER
         self.number = number
-        """Which of the spans that this event began; part of the key."""
+        """Which of the versions that this event began; part of the key."""
         self.noted = False
 
     def columns(self) -> tuple[Any, ...]:
-        """The row of the table of spans."""
+        """The row of the table of versions."""
         key = self.start << _NUMBER_BITS | self.number
         return (key, *self.row, self.start, self.end, block_of(self.start, self.end))
 
 
-Noted = dict[Table, list[Span]]
+Noted = dict[Table, list[RowVersion]]
 """Spans that began or ended, by the table that they belong into; each once."""
 
 
-class ImageLife:
+class ImageTimeline:
     """One image while its events are folded: its state, and which rows hold since when."""
 
     __slots__ = ("image", "open", "saved_version")
 
     def __init__(self) -> None:
         self.image: Any = None
-        self.open: dict[Table, dict[Any, Span]] = {}
-        """The rows that hold, by their table of spans and their key."""
+        self.open: dict[Table, dict[Any, RowVersion]] = {}
+        """The rows that hold, by their table of versions and their key."""
         self.saved_version = 0
         """The version of the last snapshot; 0: there is none."""
 
     def apply(self, event: Any, position: int, noted: Noted) -> None:
-        """Applies the image's next event; adds the spans that it begins and ends to `noted`."""
+        """Applies the image's next event; adds the versions that it begins and ends to `noted`."""
         self.image = event.mutate(self.image)
         number = 0
         for change in rows_of(self.image, [event]):
-            if change.table not in SPANS:
+            if change.table not in VERSIONS:
                 continue
-            table, key_of = SPANS[change.table]
-            spans = noted.setdefault(table, [])
+            table, key_of = VERSIONS[change.table]
+            versions = noted.setdefault(table, [])
             held = self.open.setdefault(table, {})
             rows = {key_of(row): kept(table, row) for row in change.rows}
-            for key, span in list(held.items()):
-                if rows.get(key) == span.row:
+            for key, version in list(held.items()):
+                if rows.get(key) == version.row:
                     del rows[key]
                     continue
-                span.end = position
+                version.end = position
                 del held[key]
-                if not span.noted:
-                    span.noted = True
-                    spans.append(span)
+                if not version.noted:
+                    version.noted = True
+                    versions.append(version)
             for key, row in rows.items():
-                span = held[key] = Span(row, position, number)
-                span.noted = True
-                spans.append(span)
+                version = held[key] = RowVersion(row, position, number)
+                version.noted = True
+                versions.append(version)
                 number += 1
 
     def about_bytes(self) -> int:
         """What it takes in memory, about: the image twice as a document, and a row of each part."""
-        documents = sum(len(span.row[1]) for span in self.open.get(IMAGE_SPANS, {}).values())
+        documents = sum(
+            len(version.row[1]) for version in self.open.get(IMAGE_VERSIONS, {}).values()
+        )
         return 3 * documents + 512 * sum(map(len, self.open.values()))
 
     def open_rows(self) -> Iterator[tuple[Table, tuple[Any, ...]]]:
-        """The rows of the spans that still hold, each with its table of spans."""
+        """The rows of the versions that still hold, each with its table of versions."""
         for table, held in self.open.items():
-            for span in held.values():
-                yield table, span.columns()
+            for version in held.values():
+                yield table, version.columns()
 
 
 def finished(noted: Noted) -> Iterator[tuple[Table, tuple[Any, ...]]]:
-    """The rows of the noted spans that have ended, which may be noted again from now on."""
-    for table, spans in noted.items():
-        for span in spans:
-            span.noted = False
-            if span.end != FOREVER:
-                yield table, span.columns()
-        spans.clear()
+    """The rows of the noted versions that have ended, which may be noted again from now on."""
+    for table, versions in noted.items():
+        for version in versions:
+            version.noted = False
+            if version.end != FOREVER:
+                yield table, version.columns()
+        versions.clear()
 
 
 def written(noted: Noted) -> list[Change]:
-    """The rows of the noted spans, which may be noted again from now on."""
+    """The rows of the noted versions, which may be noted again from now on."""
     changes: list[Change] = []
-    for table, spans in noted.items():
-        if spans:
-            changes.append(Put(table, [span.columns() for span in spans]))
-        for span in spans:
-            span.noted = False
+    for table, versions in noted.items():
+        if versions:
+            changes.append(Put(table, [version.columns() for version in versions]))
+        for version in versions:
+            version.noted = False
     noted.clear()
     return changes
 

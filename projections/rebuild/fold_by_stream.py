@@ -14,7 +14,7 @@ from eventsourcing.persistence import StoredEvent
 from calotype.commands.images.image import EVENT_TYPES, Image
 from calotype.projections.feed.audience import EVENT_AUDIENCE, audience_of, told_of, told_of_others
 from calotype.projections.images.rows import all_rows_of
-from calotype.projections.past.row_versions import ImageLife, Noted, finished
+from calotype.projections.past.row_versions import ImageTimeline, Noted, finished
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import Fetch
 from calotype.stores.log.tables import Table
@@ -74,14 +74,14 @@ def image_rows(events: Iterable[LogEvent]) -> Rows:
 def span_rows(events: Iterable[LogEvent]) -> Rows:
     """The spans of past moments."""
     decode = decoder()
-    life = ImageLife()
+    life = ImageTimeline()
     noted: Noted = {}
     for stored in events:
         if stored.topic not in EVENT_TYPES:
             continue
         if life.image is not None and life.image.id != stored.originator_id:
             yield from life.open_rows()
-            life = ImageLife()
+            life = ImageTimeline()
         life.apply(decode(stored), stored.position, noted)
         yield from finished(noted)
     yield from life.open_rows()

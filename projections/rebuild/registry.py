@@ -22,7 +22,7 @@ from calotype.projections.images.usage import counters_and_totals, recount
 from calotype.projections.past import row_versions
 from calotype.projections.past.latest import LatestImages
 from calotype.projections.past.row_version_follower import ImageSpans
-from calotype.projections.past.row_versions import MOMENTS, SPAN_TABLES, moment_rows
+from calotype.projections.past.row_versions import MOMENTS, VERSION_TABLES, moment_rows
 from calotype.projections.rebuild.fold_by_stream import (
     LogEvent,
     Row,
@@ -128,7 +128,7 @@ PROJECTIONS = (
     Projection(
         "versions",
         "every row that there ever was, for history, lists as of a moment, and differences",
-        SPAN_TABLES,
+        VERSION_TABLES,
         span_rows,
         lambda recorder, spare: ImageSpans(recorder, moments=spare.get(MOMENTS, MOMENTS)),
         row_versions.FOLLOWER,

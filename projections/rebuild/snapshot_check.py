@@ -6,7 +6,7 @@ from uuid import UUID
 
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS, encode_image
 from calotype.projections.past import row_version_snapshots
-from calotype.projections.past.row_versions import ImageLife, Noted, written
+from calotype.projections.past.row_versions import ImageTimeline, Noted, written
 from calotype.projections.rebuild.fold_by_stream import decoder, lives
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
 from calotype.stores.log.snapshots import SNAPSHOTS
@@ -21,7 +21,7 @@ class SnapshotTable:
 
     table: Table
     fingerprint: str
-    encode: Callable[[ImageLife], str]
+    encode: Callable[[ImageTimeline], str]
 
     def wrong(self, recorder: GroupCommitRecorder) -> Iterator[tuple[str, str]]:
         """The key of each snapshot that would be used and is not what the log gives, and why.
@@ -53,7 +53,7 @@ class SnapshotTable:
             {"id": image_id, "fingerprint": self.fingerprint},
         )
         states: dict[int, str] = dict(rows)
-        decode, life = decoder(), ImageLife()
+        decode, life = decoder(), ImageTimeline()
         noted: Noted = {}
         for event in lives(fetch, image_id, image_id, 2**62):
             life.apply(decode(event), event.position, noted)

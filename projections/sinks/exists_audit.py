@@ -17,7 +17,7 @@ import orjson
 from calotype.commands.images.image import api_time, clock_text
 from calotype.projections.engine.follower import reached
 from calotype.projections.past.as_of import rfc3339
-from calotype.projections.past.row_versions import FOLLOWER, IMAGE_SPANS, MOMENTS
+from calotype.projections.past.row_versions import FOLLOWER, IMAGE_VERSIONS, MOMENTS
 from calotype.projections.sinks import glance
 from calotype.projections.sinks.contract import Message
 from calotype.projections.sinks.oslo import OsloEnvelope
@@ -56,7 +56,7 @@ _UNTIL = (
     "ORDER BY clock DESC, position DESC LIMIT 1"
 )
 _IMAGES = (
-    f"SELECT i.id, i.document FROM {IMAGE_SPANS.name} i WHERE i.id > :marker "
+    f"SELECT i.id, i.document FROM {IMAGE_VERSIONS.name} i WHERE i.id > :marker "
     "AND i.from_position <= :at AND i.to_position > :at ORDER BY i.id LIMIT :limit"
 )
 

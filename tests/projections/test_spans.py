@@ -21,12 +21,12 @@ from calotype.projections.past.row_version_follower import ImageSpans
 from calotype.projections.past.row_versions import (
     FOLLOWER,
     FOREVER,
-    IMAGE_SPANS,
-    MEMBER_SPANS,
+    IMAGE_VERSIONS,
+    MEMBER_VERSIONS,
     MOMENTS,
-    PROPERTY_SPANS,
-    SPAN_TABLES,
-    TAG_SPANS,
+    PROPERTY_VERSIONS,
+    TAG_VERSIONS,
+    VERSION_TABLES,
     block_of,
     blocks_at,
 )
@@ -37,10 +37,10 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 
 CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
 PAIRS = (
-    (IMAGES, IMAGE_SPANS),
-    (MEMBERS, MEMBER_SPANS),
-    (TAGS, TAG_SPANS),
-    (PROPERTIES, PROPERTY_SPANS),
+    (IMAGES, IMAGE_VERSIONS),
+    (MEMBERS, MEMBER_VERSIONS),
+    (TAGS, TAG_VERSIONS),
+    (PROPERTIES, PROPERTY_VERSIONS),
 )
 FIELDS: dict[str, Any] = {
     "name": "n",
@@ -87,7 +87,7 @@ async def recorder(request: Any, tmp_path: Any) -> AsyncIterator[GroupCommitReco
     )
     recorder = open_log(url)
     recorder.migrate()
-    recorder.create_tables([*TABLES, *SPAN_TABLES, OF_VERSIONS.table])
+    recorder.create_tables([*TABLES, *VERSION_TABLES, OF_VERSIONS.table])
     yield recorder
     await recorder.close()
 
@@ -153,10 +153,10 @@ async def test_spans_are_a_function_of_the_log_alone(recorder: GroupCommitRecord
     follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3)
     while await follower._step():
         spans.forget()
-    first = {table: await _rows(recorder, table) for table in SPAN_TABLES}
+    first = {table: await _rows(recorder, table) for table in VERSION_TABLES}
     assert len(first[MOMENTS]) == recorder.max_notification_id()
     await Follower(recorder, "whole", ImageSpans(recorder), holder="h").catch_up()
-    for table in SPAN_TABLES:
+    for table in VERSION_TABLES:
         assert await _rows(recorder, table) == first[table], table.name
 
 
@@ -180,11 +180,11 @@ async def test_spans_from_snapshots_are_those_from_birth(
     while await follower._step():
         spans.forget()
     assert found.count(True) > 50
-    kept = {table: await _rows(recorder, table) for table in SPAN_TABLES}
+    kept = {table: await _rows(recorder, table) for table in VERSION_TABLES}
     assert [*OF_VERSIONS.wrong(recorder)] == []
     assert len(await _rows(recorder, OF_VERSIONS.table)) > 15
     await Follower(recorder, "whole", ImageSpans(recorder), holder="h").catch_up()
-    for table in SPAN_TABLES:
+    for table in VERSION_TABLES:
         assert await _rows(recorder, table) == kept[table], table.name
 
 
@@ -211,9 +211,9 @@ async def test_what_followers_at_once_write_is_what_one_writes(
     ]
     await asyncio.gather(*(rival.catch_up() for rival in rivals))
     assert await reached(recorder, FOLLOWER) == recorder.max_notification_id()
-    together = {table: await _rows(recorder, table) for table in SPAN_TABLES}
+    together = {table: await _rows(recorder, table) for table in VERSION_TABLES}
     await Follower(recorder, "alone", ImageSpans(recorder), holder="h").catch_up()
-    for table in SPAN_TABLES:
+    for table in VERSION_TABLES:
         assert await _rows(recorder, table) == together[table], table.name
 
 
