@@ -159,21 +159,21 @@ class _Leave:
     """
 
     def __init__(self, context: CommandContext, aggregate_id: UUID, upload_id: str) -> None:
-        self._parts = context
+        self._context = context
         self._aggregate_id = aggregate_id
         self._upload_id = upload_id
         self._lapses = context.lease.lapses if context.lease is not None else 0
 
     async def ask(self) -> None:
         """Raises Unavailable while the lease cannot be had, Gone for an upload given up."""
-        lease = self._parts.lease
+        lease = self._context.lease
         if lease is None or (lease.sure and lease.lapses == self._lapses):
             return
         try:
             async with asyncio.timeout(_LEASE_PATIENCE_SECONDS):
                 await lease.held()
                 lapses = lease.lapses
-                image: Image | None = await self._parts.log.load(self._aggregate_id)
+                image: Image | None = await self._context.log.load(self._aggregate_id)
         except Exception as error:
             raise Unavailable("The log cannot be reached to finish the upload.") from error
         if image is None or image.status != "saving" or image.upload_id != self._upload_id:
@@ -182,7 +182,7 @@ class _Leave:
 
     def check(self) -> None:
         """Raises Unavailable unless the lease is still the one that `ask` has seen."""
-        lease = self._parts.lease
+        lease = self._context.lease
         if lease is not None and not (lease.sure and lease.lapses == self._lapses):
             raise Unavailable("This process was held up too long to finish the upload.")
 

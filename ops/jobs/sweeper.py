@@ -189,7 +189,7 @@ class Sweeper:
     """What one process does so that nothing stays: its own part, and all when it leads."""
 
     def __init__(self, context: CommandContext, queries: Queries) -> None:
-        self._parts = context
+        self._context = context
         self._queries = queries
         self._terms = context.log.recorder.lease_terms
         self._presence = Presence(self._terms.process_seconds, context.process_id)
@@ -197,7 +197,7 @@ class Sweeper:
     async def run(self) -> None:
         """Goes on until cancelled."""
         every_seconds = self._terms.process_renew_seconds
-        recorder, holder = self._parts.log.recorder, self._parts.process_id
+        recorder, holder = self._context.log.recorder, self._context.process_id
         leadership = Leadership(recorder, "sweeper", holder)
         rounds = (
             Rounds("look at processes", self._look, every_seconds=every_seconds),
@@ -208,28 +208,28 @@ class Sweeper:
 
     async def _look(self) -> None:
         asked_at = time.monotonic()
-        self._presence.note(await self._parts.log.recorder.live_leases("process:"), asked_at)
+        self._presence.note(await self._context.log.recorder.live_leases("process:"), asked_at)
 
     async def _tidy(self) -> None:
-        given_up = await give_up_forgotten(self._parts, self._queries)
+        given_up = await give_up_forgotten(self._context, self._queries)
         if given_up:
             log.info("own uploads given up", uploads=given_up)
-        await remove_strays(self._parts)
+        await remove_strays(self._context)
 
     async def _sweep(self) -> None:
         await self._look()  # Nothing is given up of a process that has come back meanwhile.
-        swept = await sweep(self._parts, self._queries, self._is_gone)
+        swept = await sweep(self._context, self._queries, self._is_gone)
         if swept != Swept():
             log.info("swept", uploads=swept.uploads_given_up, blobs=swept.blobs_removed)
 
     def _is_gone(self, holder: str) -> bool:
-        return holder != self._parts.process_id and self._presence.is_gone(holder)
+        return holder != self._context.process_id and self._presence.is_gone(holder)
 
     async def _remove_garbage(self) -> None:
         """Removes at once what this process has made garbage; the rest the leader finds."""
         while True:
-            image = await self._parts.garbage.get()
+            image = await self._context.garbage.get()
             try:
-                await remove_garbage(self._parts, image)
+                await remove_garbage(self._context, image)
             except Exception as error:
                 log.warning("garbage not removed", error=str(error))

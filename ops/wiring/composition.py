@@ -27,7 +27,7 @@ from calotype.projections.images.rows import rows_of
 from calotype.projections.images.tables import SUCCESSIONS, TABLES
 from calotype.projections.images.usage import recount
 from calotype.projections.past.as_of import Moments
-from calotype.projections.past.row_version_follower import ImageSpans
+from calotype.projections.past.row_version_follower import RowVersionFolder
 from calotype.projections.past.row_version_snapshots import VERSION_SNAPSHOTS
 from calotype.projections.past.row_versions import FOLLOWER, VERSION_TABLES
 from calotype.projections.seal.seal import SEAL_TABLES
@@ -187,7 +187,7 @@ def versions_follower(context: CommandContext, cache_bytes: int = CACHE_BYTES) -
     return Follower(
         recorder,
         FOLLOWER,
-        ImageSpans(recorder, snapshots=True, cache_bytes=cache_bytes),
+        RowVersionFolder(recorder, snapshots=True, cache_bytes=cache_bytes),
         holder=context.process_id,
         chunk_events=CHUNK_EVENTS,
         rest_seconds=0.05,

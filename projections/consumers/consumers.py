@@ -106,8 +106,9 @@ class Consumers:
         start: int = 0,
         created_by: str | None = None,
     ) -> tuple[Consumer, bool]:
-        """Makes the consumer, to begin after the position `start`, or changes its subscription; whether
-        it is new.
+        """Makes the consumer, to begin after the position `start`, or changes its subscription.
+
+        Gives the consumer, and whether it is new.
 
         Changed types and images count for what it has not taken from the feed yet. Raises
         LimitExceeded for one consumer too many.

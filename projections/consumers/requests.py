@@ -72,7 +72,7 @@ def checked_fields(given: Mapping[str, object], known: Sequence[str]) -> None:
 
 
 def checked_subscription(given: Mapping[str, object]) -> Subscription:
-    """The subscription among the given fields. Raises Invalid naming the one that makes no sense."""
+    """The subscription that the fields say. Raises Invalid naming the one that makes no sense."""
     default = Subscription()
     types = given.get("types", [])
     if not isinstance(types, list) or not all(isinstance(name, str) for name in types):

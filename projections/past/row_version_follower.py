@@ -33,7 +33,7 @@ _LAST_MOMENT = (
 )
 
 
-class ImageSpans:
+class RowVersionFolder:
     """Folds pages of the log into versions, for a `Follower`. Works in any thread, one at a time."""
 
     def __init__(

@@ -21,7 +21,7 @@ from calotype.projections.images.tables import TABLES
 from calotype.projections.images.usage import counters_and_totals, recount
 from calotype.projections.past import row_versions
 from calotype.projections.past.latest import LatestImages
-from calotype.projections.past.row_version_follower import ImageSpans
+from calotype.projections.past.row_version_follower import RowVersionFolder
 from calotype.projections.past.row_versions import MOMENTS, VERSION_TABLES, moment_rows
 from calotype.projections.rebuild.fold_by_stream import (
     LogEvent,
@@ -130,7 +130,7 @@ PROJECTIONS = (
         "every row that there ever was, for history, lists as of a moment, and differences",
         VERSION_TABLES,
         span_rows,
-        lambda recorder, spare: ImageSpans(recorder, moments=spare.get(MOMENTS, MOMENTS)),
+        lambda recorder, spare: RowVersionFolder(recorder, moments=spare.get(MOMENTS, MOMENTS)),
         row_versions.FOLLOWER,
         snapshots=OF_VERSIONS,
         in_order=InOrder(MOMENTS, moment_rows, ("", "")),

@@ -82,8 +82,8 @@ def _tell(events: Sequence[Notification], encoder: MessageEncoder, page: Page) -
 class Publication:
     """Publishes a page's messages. Remembers what is confirmed, so that it can be tried again.
 
-    One message of an ordering key at a time, so that an ordering key is in order whatever gets lost on the way;
-    the keys side by side. `may_send` is asked before every message.
+    One message of an ordering key at a time, so that these stay in order whatever gets lost on the
+    way; messages of different keys side by side. `may_send` is asked before every message.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from calotype.commands.policy.policy import Cause
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.engine.follower import Follower
 from calotype.projections.engine.positions import Positions
-from calotype.projections.past.row_version_follower import ImageSpans
+from calotype.projections.past.row_version_follower import RowVersionFolder
 from calotype.projections.past.row_versions import FOLLOWER
 from calotype.projections.sinks import exists_audit
 from calotype.projections.sinks.delivery import Delivery
@@ -113,7 +113,7 @@ async def happen(recorder: GroupCommitRecorder, *events: tuple[int, str, datetim
             event = Image.Deleted(originator_version=2, retained_until=None, **facts)
         stored.append(event_mapper().to_stored_event(event))
     recorder.insert_events(stored)
-    await Follower(recorder, FOLLOWER, ImageSpans(recorder), holder="h").catch_up()
+    await Follower(recorder, FOLLOWER, RowVersionFolder(recorder), holder="h").catch_up()
 
 
 def numbers(told: list[dict[str, Any]]) -> list[tuple[int, str]]:
@@ -213,7 +213,7 @@ async def test_an_audit_waits_for_the_tables_of_the_past(recorder: GroupCommitRe
     recorder.insert_events([event_mapper().to_stored_event(event)])
     await auditor.all_until(EIGHT + 61 * MINUTE)
     assert auditor.told == []
-    await Follower(recorder, FOLLOWER, ImageSpans(recorder), holder="h").catch_up()
+    await Follower(recorder, FOLLOWER, RowVersionFolder(recorder), holder="h").catch_up()
     await auditor.all_until(EIGHT + 62 * MINUTE)
     assert [each["payload"]["status"] for each in auditor.told] == ["deactivated"]
 

@@ -17,7 +17,7 @@ from calotype.projections.engine.follower import Follower, reached
 from calotype.projections.images.rows import rows_of
 from calotype.projections.images.tables import IMAGES, MEMBERS, PROPERTIES, TABLES, TAGS
 from calotype.projections.past import row_version_snapshots
-from calotype.projections.past.row_version_follower import ImageSpans
+from calotype.projections.past.row_version_follower import RowVersionFolder
 from calotype.projections.past.row_versions import (
     FOLLOWER,
     FOREVER,
@@ -131,7 +131,7 @@ async def _rows(recorder: GroupCommitRecorder, table: Any) -> list[tuple[Any, ..
 
 async def test_open_spans_are_exactly_the_live_rows(recorder: GroupCommitRecorder) -> None:
     await _live(recorder, random.Random(7), 60)
-    await Follower(recorder, FOLLOWER, ImageSpans(recorder), holder="h").catch_up()
+    await Follower(recorder, FOLLOWER, RowVersionFolder(recorder), holder="h").catch_up()
     for live, spans in PAIRS:
         kept = [column.name for column in live.columns if column in spans.columns]
         names = ", ".join(kept)
@@ -149,13 +149,13 @@ async def test_open_spans_are_exactly_the_live_rows(recorder: GroupCommitRecorde
 async def test_spans_are_a_function_of_the_log_alone(recorder: GroupCommitRecorder) -> None:
     """Page by page with nothing remembered, or in one go: the same rows in every table."""
     await _live(recorder, random.Random(11), 60)
-    spans = ImageSpans(recorder, cache_bytes=0)
+    spans = RowVersionFolder(recorder, cache_bytes=0)
     follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3)
     while await follower._step():
         spans.forget()
     first = {table: await _rows(recorder, table) for table in VERSION_TABLES}
     assert len(first[MOMENTS]) == recorder.max_notification_id()
-    await Follower(recorder, "whole", ImageSpans(recorder), holder="h").catch_up()
+    await Follower(recorder, "whole", RowVersionFolder(recorder), holder="h").catch_up()
     for table in VERSION_TABLES:
         assert await _rows(recorder, table) == first[table], table.name
 
@@ -167,7 +167,7 @@ async def test_spans_from_snapshots_are_those_from_birth(
     monkeypatch.setattr(row_version_snapshots, "SNAPSHOT_EVENTS", 4)
     for seed in range(4):
         await _live(recorder, random.Random(seed), 60)
-    spans = ImageSpans(recorder, snapshots=True)
+    spans = RowVersionFolder(recorder, snapshots=True)
     follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3, chunk_events=2)
     found: list[bool] = []
     find = row_version_snapshots.find
@@ -183,7 +183,7 @@ async def test_spans_from_snapshots_are_those_from_birth(
     kept = {table: await _rows(recorder, table) for table in VERSION_TABLES}
     assert [*OF_VERSIONS.wrong(recorder)] == []
     assert len(await _rows(recorder, OF_VERSIONS.table)) > 15
-    await Follower(recorder, "whole", ImageSpans(recorder), holder="h").catch_up()
+    await Follower(recorder, "whole", RowVersionFolder(recorder), holder="h").catch_up()
     for table in VERSION_TABLES:
         assert await _rows(recorder, table) == kept[table], table.name
 
@@ -193,7 +193,7 @@ async def test_a_page_ends_where_its_rows_become_long(
 ) -> None:
     await _live(recorder, random.Random(7), 30)
     monkeypatch.setattr(following, "ROWS_BYTES", 1)
-    follower = Follower(recorder, "chunks", ImageSpans(recorder), holder="h", chunk_events=4)
+    follower = Follower(recorder, "chunks", RowVersionFolder(recorder), holder="h", chunk_events=4)
     steps = 0
     while await follower._step():
         steps += 1
@@ -206,20 +206,20 @@ async def test_what_followers_at_once_write_is_what_one_writes(
     """Two that both believe to lead: the checkpoint fences, and no row is wrong."""
     await _live(recorder, random.Random(13), 80)
     rivals = [
-        Follower(recorder, FOLLOWER, ImageSpans(recorder), holder=str(n), page_events=2 + n)
+        Follower(recorder, FOLLOWER, RowVersionFolder(recorder), holder=str(n), page_events=2 + n)
         for n in range(2)
     ]
     await asyncio.gather(*(rival.catch_up() for rival in rivals))
     assert await reached(recorder, FOLLOWER) == recorder.max_notification_id()
     together = {table: await _rows(recorder, table) for table in VERSION_TABLES}
-    await Follower(recorder, "alone", ImageSpans(recorder), holder="h").catch_up()
+    await Follower(recorder, "alone", RowVersionFolder(recorder), holder="h").catch_up()
     for table in VERSION_TABLES:
         assert await _rows(recorder, table) == together[table], table.name
 
 
 async def test_the_clock_of_moments_never_runs_backwards(recorder: GroupCommitRecorder) -> None:
     await _live(recorder, random.Random(17), 20)
-    await Follower(recorder, FOLLOWER, ImageSpans(recorder), holder="h").catch_up()
+    await Follower(recorder, FOLLOWER, RowVersionFolder(recorder), holder="h").catch_up()
     rows = await recorder.fetch(
         f"SELECT position, clock, newest_created_at FROM {MOMENTS.name} ORDER BY position"
     )

@@ -19,7 +19,7 @@ from calotype.projections.engine.follower import Follower
 from calotype.projections.feed.audience import EventAudience
 from calotype.projections.images.rows import rows_of
 from calotype.projections.past import row_version_snapshots
-from calotype.projections.past.row_version_follower import ImageSpans
+from calotype.projections.past.row_version_follower import RowVersionFolder
 from calotype.projections.rebuild.registry import PROJECTIONS
 from calotype.projections.rebuild.verify import differences
 from calotype.stores.log import snapshots
@@ -94,7 +94,7 @@ async def _life(recorder: GroupCommitRecorder) -> None:
 
 
 async def _follow(recorder: GroupCommitRecorder) -> None:
-    spans = partial(ImageSpans, snapshots=True)
+    spans = partial(RowVersionFolder, snapshots=True)
     for known, fold in ((PROJECTIONS[2], spans), (PROJECTIONS[3], EventAudience)):
         assert known.follower is not None
         await Follower(recorder, known.follower, fold(recorder), holder="h").catch_up()
