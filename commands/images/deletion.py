@@ -145,7 +145,7 @@ def _require_kept(image: Image) -> Deletion:
 def _require_open(image: Image, now: datetime) -> Deletion:
     deletion = _require_kept(image)
     assert deletion.retained_until is not None
-    # Told by the clock alone, so that the answer does not depend on when the sweeper comes.
+    # Decided by the clock alone, so that the answer does not depend on when the sweeper comes.
     if deletion.retained_until <= clock_text(now):
         raise Gone(
             f"Image {image.image_id} could be restored until {deletion.retained_until}; "

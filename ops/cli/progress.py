@@ -18,7 +18,7 @@ from rich.progress import (
 LINE_SECONDS = 5.0
 
 
-class Told:
+class ProgressReporter:
     """Tells on standard error, phase by phase, what is done of what; `subject` stands before."""
 
     def __init__(self, subject: str) -> None:

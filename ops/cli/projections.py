@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
-from calotype.ops.cli.progress import Told
+from calotype.ops.cli.progress import ProgressReporter
 from calotype.ops.cli.rebuild import JsonOption, NamesArgument, chosen_prints, rebuild, switch
 from calotype.ops.settings.settings import load_settings
 from calotype.ops.wiring import composition
@@ -151,7 +151,7 @@ def verify(
 
 
 def _verify(recorder: GroupCommitRecorder, known: Projection) -> list[Difference]:
-    with Told(known.name) as told:
+    with ProgressReporter(known.name) as told:
         told.phase("events", recorder.max_notification_id() or 0)
         return list(differences(recorder, known, told.advance))
 

@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
-from calotype.ops.cli.progress import Told
+from calotype.ops.cli.progress import ProgressReporter
 from calotype.ops.settings.settings import SettingsError, load_settings
 from calotype.ops.wiring import composition
 from calotype.projections.engine.leadership import LeaseTaken
@@ -57,7 +57,7 @@ def rebuild(
     recorder = composition.ready_recorder(settings)
     try:
         for known in chosen:
-            with _one_line_for_trouble(known), Told(known.name) as told:
+            with _one_line_for_trouble(known), ProgressReporter(known.name) as told:
                 if known.sums is not None:
                     comparison = count_again(recorder, known, told)
                     built = position = None
@@ -98,7 +98,7 @@ def switch(
                 typer.echo("nothing is built: run `calotype projections rebuild`", err=True)
                 raise typer.Exit(1)
         for known in chosen:
-            with _one_line_for_trouble(known), Told(known.name) as told:
+            with _one_line_for_trouble(known), ProgressReporter(known.name) as told:
                 comparison = run_look(recorder, known, told)
                 position = run_switch(recorder, known, told)
             _report(recorder, known, comparison, None, position, told, as_json)
@@ -130,7 +130,7 @@ def _report(
     comparison: Comparison,
     built_at: int | None,
     position: int | None,
-    told: Told,
+    told: ProgressReporter,
     as_json: bool,
 ) -> None:
     positions = positions_now(recorder)

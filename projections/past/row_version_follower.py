@@ -34,7 +34,7 @@ _LAST_MOMENT = (
 
 
 class RowVersionFolder:
-    """Folds pages of the log into versions, for a `Follower`. Works in any thread, one at a time."""
+    """Folds pages of the log into versions, for a `Follower`; in any thread, one at a time."""
 
     def __init__(
         self,

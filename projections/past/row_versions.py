@@ -1,7 +1,7 @@
 """The rows of the query tables with the positions between which each held.
 
-Every row that the images projection ever wrote is kept here as a version: its columns, the position of
-the event that made it, and that of the event that ended it. A moment of the past is then one
+Every row that the images projection ever wrote is kept here as a version: its columns, the position
+of the event that made it, and that of the event that ended it. A moment of the past is then one
 indexed query. The rows come from the same pure function that writes the live tables, so then and
 now cannot mean different things.
 """

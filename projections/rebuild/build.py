@@ -16,7 +16,7 @@ from queue import Empty
 from typing import Any
 from uuid import UUID
 
-from calotype.projections.rebuild.fold_by_stream import PAGE_EVENTS, LogEvent, Row, lives
+from calotype.projections.rebuild.fold_by_stream import PAGE_EVENTS, LogEvent, Row, events_by_stream
 from calotype.projections.rebuild.registry import PROJECTIONS, InOrder, Projection
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -119,7 +119,7 @@ def _fill_slice(
 
     def counted() -> Iterator[LogEvent]:
         count = 0
-        for event in lives(recorder.fetch_now, first, last, until):
+        for event in events_by_stream(recorder.fetch_now, first, last, until):
             yield event
             count += 1
             if count == PAGE_EVENTS:

@@ -1,4 +1,4 @@
-"""Whole lives: the rows that an image leaves in the tables, made from all its events at once.
+"""Whole images: the rows that an image leaves in the tables, made from all its events at once.
 
 Followers and appends see one event after the other, and write what it changes. Here an image is
 folded from its birth on and written once, which is what a rebuild and a comparison want. The folds
@@ -42,7 +42,7 @@ class LogEvent(NamedTuple):
     state: bytes
 
 
-def lives(fetch: Fetch, first: UUID, last: UUID, until: int) -> Iterator[LogEvent]:
+def events_by_stream(fetch: Fetch, first: UUID, last: UUID, until: int) -> Iterator[LogEvent]:
     """All events up to position `until` of what has an id from `first` to `last`, by id."""
     current, seen, version = first, str(first), -1
     while True:

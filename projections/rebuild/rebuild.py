@@ -39,7 +39,7 @@ class NothingBuilt(Exception):
     """There are no spare tables to switch to."""
 
 
-class Telling(Protocol):
+class Progress(Protocol):
     """Who is told how far a rebuild is."""
 
     def phase(self, name: str, total: int) -> None:
@@ -69,7 +69,7 @@ def spare_of(fetch: Fetch, what: Projection) -> Spare | None:
 
 
 def rebuild(
-    recorder: GroupCommitRecorder, url: str, what: Projection, telling: Telling, *, processes: int
+    recorder: GroupCommitRecorder, url: str, what: Projection, progress: Progress, *, processes: int
 ) -> Spare:
     """Makes spare tables of the whole log and their indexes; `switch` is what comes next.
 
@@ -81,18 +81,18 @@ def rebuild(
         held(recorder, _lease(what)) as lease,
         _spare(recorder, what, lease.epoch, gentle=gentle) as spare,
     ):
-        _remove_leftovers(recorder, what, spare, lease, telling)
+        _remove_leftovers(recorder, what, spare, lease, progress)
         try:
             spare.make()
             until = recorder.max_notification_id() or 0
-            telling.phase("events", until)
+            progress.phase("events", until)
             filling = build(url, what, lease.epoch, until, processes=processes, gentle=gentle)
             for count in filling:
-                telling.advance(count)
+                progress.advance(count)
                 lease.check()
-            telling.phase("indexes", sum(len(table.indexes) for table in what.tables))
+            progress.phase("indexes", sum(len(table.indexes) for table in what.tables))
             for _ in spare.index():
-                telling.advance(1)
+                progress.advance(1)
                 lease.check()
             _append(recorder, lease, [], _built(what, lease.epoch), until)
         except BaseException:
@@ -101,7 +101,7 @@ def rebuild(
     return Spare(lease.epoch, until)
 
 
-def look(recorder: GroupCommitRecorder, what: Projection, telling: Telling) -> Comparison:
+def look(recorder: GroupCommitRecorder, what: Projection, progress: Progress) -> Comparison:
     """Compares the spare tables with those in use, once they have caught up with the log.
 
     Raises NothingBuilt and LeaseTaken.
@@ -110,12 +110,12 @@ def look(recorder: GroupCommitRecorder, what: Projection, telling: Telling) -> C
         built = _built_spare(recorder, what)
         with _spare(recorder, what, built.generation) as spare:
             catching_up = _CatchingUp(recorder, what, spare, lease, built)
-            catching_up.run(telling)
-            telling.phase("rows compared", 0)
+            catching_up.run(progress)
+            progress.phase("rows compared", 0)
             return compare(recorder, what, spare.spare, catching_up.position)
 
 
-def switch(recorder: GroupCommitRecorder, what: Projection, telling: Telling) -> int:
+def switch(recorder: GroupCommitRecorder, what: Projection, progress: Progress) -> int:
     """Puts the spare tables in the place of those in use; the position at which that happened.
 
     Raises NothingBuilt, LeaseTaken, Fenced and SwitchRefused; nothing has changed then. The former
@@ -125,7 +125,7 @@ def switch(recorder: GroupCommitRecorder, what: Projection, telling: Telling) ->
         built = _built_spare(recorder, what)
         with _spare(recorder, what, built.generation) as spare:
             catching_up = _CatchingUp(recorder, what, spare, lease, built)
-            catching_up.run(telling)
+            catching_up.run(progress)
             position = spare.switch(
                 Switch(
                     fence=lease.fence,
@@ -137,17 +137,17 @@ def switch(recorder: GroupCommitRecorder, what: Projection, telling: Telling) ->
             )
             if what.snapshots is not None:
                 what.snapshots.forget(recorder)
-            _remove_leftovers(recorder, what, spare, lease, telling)
+            _remove_leftovers(recorder, what, spare, lease, progress)
     return position
 
 
-def count_again(recorder: GroupCommitRecorder, what: Projection, telling: Telling) -> Comparison:
+def count_again(recorder: GroupCommitRecorder, what: Projection, progress: Progress) -> Comparison:
     """Makes a table of sums again, in one step; how it was before. Raises LeaseTaken."""
     assert what.sums is not None
     with held(recorder, _lease(what)):
-        telling.phase("rows compared", 0)
+        progress.phase("rows compared", 0)
         comparison = compare_sums(recorder, what, what.sums)
-        telling.phase("counted again", 0)
+        progress.phase("counted again", 0)
         what.sums.count_again(recorder)
     return comparison
 
@@ -171,17 +171,17 @@ class _CatchingUp:
         self._fold: Fold = what.follow(recorder, spare.spare)
         self._tried = False
 
-    def run(self, telling: Telling) -> None:
+    def run(self, progress: Progress) -> None:
         """Goes on until few events are left."""
         head = self._recorder.max_notification_id() or 0
-        telling.phase("events caught up with", head - self.position)
+        progress.phase("events caught up with", head - self.position)
         while True:
             changes, position = self._page(self.position)
             count = position - self.position
             if count:
                 _append(self._recorder, self._lease, changes, self._name, position)
                 self.position = position
-                telling.advance(count)
+                progress.advance(count)
             if count <= FEW_EVENTS:
                 return
 
@@ -249,10 +249,10 @@ def _remove_leftovers(
     what: Projection,
     spare: TableSet,
     lease: HeldLease,
-    telling: Telling,
+    progress: Progress,
 ) -> None:
     recorder.forget_tracking(_built(what, ""))
-    telling.phase("tables removed", 0)
+    progress.phase("tables removed", 0)
     for _ in spare.remove_others():
-        telling.advance(1)
+        progress.advance(1)
         lease.check()

@@ -7,7 +7,7 @@ from uuid import UUID
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS, encode_image
 from calotype.projections.past import row_version_snapshots
 from calotype.projections.past.row_versions import ImageTimeline, Noted, written
-from calotype.projections.rebuild.fold_by_stream import decoder, lives
+from calotype.projections.rebuild.fold_by_stream import decoder, events_by_stream
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
 from calotype.stores.log.snapshots import SNAPSHOTS
 from calotype.stores.log.tables import Table
@@ -55,7 +55,7 @@ class SnapshotTable:
         states: dict[int, str] = dict(rows)
         decode, life = decoder(), ImageTimeline()
         noted: Noted = {}
-        for event in lives(fetch, image_id, image_id, 2**62):
+        for event in events_by_stream(fetch, image_id, image_id, 2**62):
             life.apply(decode(event), event.position, noted)
             written(noted)
             state = states.pop(event.version, None)

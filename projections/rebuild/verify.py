@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from calotype.projections.rebuild.fold_by_stream import LogEvent, Row, lives
+from calotype.projections.rebuild.fold_by_stream import LogEvent, Row, events_by_stream
 from calotype.projections.rebuild.registry import InOrder, Projection, image_column, reached
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Table, key_getter
@@ -65,7 +65,7 @@ def differences(
             until = reached(fetch, what)
             values = {"first": UUID(int=first), "last": last, "until": until}
             expected: dict[Table, list[Row]] = {}
-            events = _counted(lives(fetch, UUID(int=first), last, until), progress)
+            events = _counted(events_by_stream(fetch, UUID(int=first), last, until), progress)
             for table, row in what.rows(events):
                 expected.setdefault(table, []).append(row)
             for table in what.tables:

@@ -196,7 +196,7 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     async def trouble(self) -> str | None:
         """Why this process cannot work with its log now, or None; known within `late_seconds`.
 
-        Told by the writes that wait and by those that failed, and by asking the database.
+        Known from the writes that wait and by those that failed, and by asking the database.
         """
         if trouble := self._health.trouble(self.waiting_since):
             return trouble
