@@ -15,7 +15,7 @@ from calotype.projections.sinks.contract import Broker, MessageEncoder
 from calotype.projections.sinks.delivery import Delivery
 from calotype.projections.sinks.exists_audit import Existing
 from calotype.projections.sinks.glance import is_disabled
-from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
+from calotype.projections.sinks.oslo import OsloEncoder, OsloEnvelope
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 log = structlog.get_logger("calotype.sinks")
@@ -47,13 +47,13 @@ def ends_of(
         from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
 
         topology = Topology(table.exchange, table.durable, table.quorum)
-        encoder = OsloTelling(recorder, envelope_of(positions, table))
+        encoder = OsloEncoder(recorder, envelope_of(positions, table))
         return SinkParts(encoder, RabbitMQ(table.urls, topology, tls=tls))
-    from calotype.projections.sinks.jetstream import JetStream, JetStreamTelling, Stream
+    from calotype.projections.sinks.jetstream import JetStream, JetStreamEncoder, Stream
 
     stream = Stream(table.stream, table.subject, table.replicas, table.duplicate_window_seconds)
     broker = JetStream(table.urls, stream, tls=tls, credentials_file=table.credentials_file)
-    return SinkParts(JetStreamTelling(recorder, positions, table.subject), broker)
+    return SinkParts(JetStreamEncoder(recorder, positions, table.subject), broker)
 
 
 def envelope_of(positions: Positions, table: RabbitMQSink) -> OsloEnvelope:

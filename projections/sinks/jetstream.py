@@ -51,7 +51,7 @@ class Stream:
     """For how long the stream remembers the ids of messages."""
 
 
-class JetStreamTelling:
+class JetStreamEncoder:
     """Tells every event as the CloudEvent that operators see, under `PREFIX.TYPE.PROJECT`.
 
     The project is the image's owner right after the event.

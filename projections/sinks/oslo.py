@@ -82,7 +82,7 @@ class OsloEnvelope:
         ]
 
 
-class OsloTelling:
+class OsloEncoder:
     """Tells events of images, and downloads, as Glance would."""
 
     def __init__(self, recorder: GroupCommitRecorder, envelope: OsloEnvelope) -> None:

@@ -64,7 +64,7 @@ class Watch:
         name = frame.f_code.co_filename
         if name not in self._own:
             path = Path(name)
-            ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).context[0] in ROOMS
+            ours = path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ROOMS
             self._own[name] = str(path.relative_to(ROOT)) if ours else None
         return self._own[name]
 

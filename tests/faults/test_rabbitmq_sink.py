@@ -12,7 +12,7 @@ import pytest
 import requests
 from yarl import URL
 
-from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
+from calotype.projections.sinks.oslo import OsloEncoder, OsloEnvelope
 from calotype.projections.sinks.pages import PAGE_EVENTS, page_after
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def number_of(log: Any, message: dict[str, Any]) -> int:
 
 def expected_ids(log: Any) -> list[str]:
     """The ids of everything that is to be told of the whole log."""
-    telling = OsloTelling(log.recorder, OsloEnvelope(log.positions))
+    telling = OsloEncoder(log.recorder, OsloEnvelope(log.positions))
     ids: list[str] = []
     position = 0
     while (page := page_after(log.recorder, telling, position)) is not None:

@@ -15,7 +15,7 @@ from calotype.commands.images.download import LOG_EVENT_TYPES
 from calotype.ops.wiring.composition import versions_follower
 from calotype.projections.feed.catalogue import sample_event
 from calotype.projections.feed.cloudevents import SNAPSHOT, type_of
-from calotype.projections.sinks.jetstream import JetStreamTelling
+from calotype.projections.sinks.jetstream import JetStreamEncoder
 
 JAVASCRIPT = Path(__file__).parent.parent / "clients" / "cloudevents_js"
 ONE, MANY = "application/cloudevents+json", "application/cloudevents-batch+json"
@@ -108,7 +108,7 @@ async def test_feed_stream_snapshot_consumer_webhook_and_nats_are_read_by_both(
     feed = await admin("GET", "/log/v1/events")
     snapshot = await _snapshot(cloud)
     recorder = cloud.context.log.recorder
-    telling = JetStreamTelling(recorder, await cloud.api.feed.positions(), "calotype")
+    telling = JetStreamEncoder(recorder, await cloud.api.feed.positions(), "calotype")
     to_nats = [
         message.body
         for event in recorder.select_notifications(1, 10)

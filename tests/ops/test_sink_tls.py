@@ -24,7 +24,7 @@ from tests.backends.rabbitmq import RabbitMQ, is_installed
 
 pytestmark = pytest.mark.slow
 
-MESSAGE = Message(id="1", lane="l", route="calotype.info", kind="k", body=b"{}")
+MESSAGE = Message(id="1", ordering_key="l", route="calotype.info", kind="k", body=b"{}")
 
 
 def make_certificates(folder: Path) -> None:

@@ -29,13 +29,13 @@ CHECKPOINT, LEASE = checkpoint_of("s"), lease_of("s")
 
 
 class Topics:
-    """Tells every event by its topic, one lane for all."""
+    """Tells every event by its topic, one ordering key for all."""
 
     def forget(self) -> None:
         pass
 
     def messages(self, event: Notification) -> Sequence[Message]:
-        return [Message(id=event.topic, lane="l", route="r", kind="k", body=b"")]
+        return [Message(id=event.topic, ordering_key="l", route="r", kind="k", body=b"")]
 
 
 async def nothing(text: str) -> None:

@@ -20,7 +20,7 @@ from calotype.projections.past.row_versions import FOLLOWER
 from calotype.projections.sinks import exists_audit
 from calotype.projections.sinks.delivery import Delivery
 from calotype.projections.sinks.exists_audit import AUDITS, Existing, beginning_of, end_of
-from calotype.projections.sinks.oslo import OsloEnvelope, OsloTelling
+from calotype.projections.sinks.oslo import OsloEncoder, OsloEnvelope
 from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
 from calotype.stores.log.log import Append, event_mapper
 from calotype.stores.log.opening import open_log
@@ -239,7 +239,7 @@ async def test_the_leader_of_a_sink_tells_of_them_beside_the_events(
     served = Delivery(
         recorder,
         "s",
-        OsloTelling(recorder, envelope),
+        OsloEncoder(recorder, envelope),
         RabbitMQ([rabbitmq.url], Topology(exchange=topic)),
         holder="h",
         wait=look_again,

@@ -20,7 +20,7 @@ def _image_life() -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.ImageTimeline
+    return module.ImageLife
 
 
 def patched(document: Any, patch: list[dict[str, Any]]) -> Any:

@@ -22,7 +22,7 @@ from calotype.commands.policy.policy import Cause
 from calotype.commands.policy.quotas import Quotas
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.engine.follower import Follower
-from calotype.projections.engine.leadership import Taken, held
+from calotype.projections.engine.leadership import LeaseTaken, held
 from calotype.projections.images.rows import rows_of
 from calotype.projections.rebuild.rebuild import (
     NothingBuilt,
@@ -398,7 +398,7 @@ async def test_of_two_rebuilds_at_once_the_second_is_refused(database: Database)
     def both() -> None:
         with held(database.recorder, "rebuild:images"):
             for act in (database.rebuild, lambda known: switch(database.recorder, known, Quiet())):
-                with pytest.raises(Taken, match="another process"):
+                with pytest.raises(LeaseTaken, match="another process"):
                     act(IMAGES)
         database.rebuild(IMAGES)
 

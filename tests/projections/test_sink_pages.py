@@ -28,11 +28,11 @@ class Script:
         pass
 
     async def publish(self, message: Message) -> None:
-        assert message.lane not in self.under_way, "two of one lane at a time"
-        self.under_way.add(message.lane)
+        assert message.ordering_key not in self.under_way, "two of one key at a time"
+        self.under_way.add(message.ordering_key)
         self.most_under_way = max(self.most_under_way, len(self.under_way))
         await asyncio.sleep(0)
-        self.under_way.discard(message.lane)
+        self.under_way.discard(message.ordering_key)
         if self.answers.get(message.id):
             raise self.answers[message.id].pop(0)
         self.taken.append(message.id)
@@ -44,13 +44,13 @@ class Script:
 def page(*ids: str) -> Page:
     """Messages called `LANE NUMBER`, one for each position."""
     messages = [
-        (number, Message(id=text, lane=text[0], route="r", kind="k", body=b""))
+        (number, Message(id=text, ordering_key=text[0], route="r", kind="k", body=b""))
         for number, text in enumerate(ids, 1)
     ]
     return Page(len(ids), full=False, messages=messages)
 
 
-async def test_a_lane_is_in_order_and_lanes_go_side_by_side() -> None:
+async def test_messages_of_one_key_are_in_order_and_keys_go_side_by_side() -> None:
     broker = Script()
     await Publication(broker, page("a1", "b1", "a2", "c1", "b2", "a3")).publish()
     assert [text for text in broker.taken if text[0] == "a"] == ["a1", "a2", "a3"]
@@ -109,7 +109,7 @@ class Words:
         if event.topic == "bad" and self.error is not None:
             raise self.error
         body = b"x" * self.size
-        return [Message(id=event.topic, lane="l", route="r", kind="k", body=body)]
+        return [Message(id=event.topic, ordering_key="l", route="r", kind="k", body=body)]
 
 
 @pytest.fixture
