@@ -11,7 +11,8 @@ from uuid import UUID
 
 from calotype.commands.images.fields import FORMATS, Formats
 from calotype.commands.images.image import Image
-from calotype.commands.policy.policy import Actor, Cause
+from calotype.commands.policy.actor import Actor, Cause
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.commands.policy.quotas import Quotas
 from calotype.stores.images.driver import Driver
 from calotype.stores.log.log import EventLog
@@ -49,7 +50,7 @@ class Lease(Protocol):
 class CommandContext:
     """The log, the stores, the limits, and who this process is."""
 
-    log: EventLog
+    log: EventLog[Image]
     stores: Mapping[str, Driver]
     """Drivers by the name that the operator gave the store."""
     default_store: str
@@ -93,5 +94,5 @@ def cause_of(actor: Actor, request_id: str, traceparent: str | None = None) -> C
     return Cause(actor.recorded(), request_id, traceparent, secrets.token_hex(8))
 
 
-SYSTEM = Actor(user="calotype", project=None, roles=frozenset({"admin"}))
-"""The actor of what the service does on its own: clean-up, recovery."""
+SYSTEM = Actor("calotype", None, frozenset({"admin"}), policy=DEFAULT_POLICY)
+"""The actor of what the service does by itself: clean-up, recovery."""

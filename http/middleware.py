@@ -19,7 +19,8 @@ from aiohttp.web_protocol import RequestPayloadError
 from calotype.commands.context import CommandContext
 from calotype.commands.errors import CalotypeError, Invalid, LimitExceeded
 from calotype.commands.images.downloads import Downloads
-from calotype.commands.policy.policy import DEFAULT_POLICY, Actor, Cause, Policy
+from calotype.commands.policy.actor import Actor, Cause
+from calotype.commands.policy.policy import DEFAULT_POLICY, Policy
 from calotype.http.cors import Cors
 from calotype.http.errors import (
     OWN_CALLS,
@@ -38,7 +39,7 @@ from calotype.projections.feed.stream_tickets import StreamTickets
 from calotype.projections.images.queries import Queries
 from calotype.projections.past.as_of import Moments
 from calotype.projections.webhooks.service import Webhooks
-from calotype.stores.log.log import LogFull, LogUnavailable, TooManyConflicts
+from calotype.stores.log.errors import LogFull, LogUnavailable, TooManyConflicts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

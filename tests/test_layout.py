@@ -21,7 +21,7 @@ DOORS = {
 
 COMMAND_MODULES_FOR_PROJECTIONS = {
     "errors", "images.image", "images.events", "images.snapshots", "images.usage",
-    "images.download", "images.places", "images.keys", "policy.policy", "policy.protections",
+    "images.download", "images.places", "policy.actor", "policy.policy", "policy.protections",
     "policy.authorization",
 }  # fmt: skip
 """Projections fold events and ask who may see; they never run a command's handler."""

@@ -27,7 +27,8 @@ from calotype.commands.errors import (
 from calotype.commands.images.image import Image, image_uuid
 from calotype.commands.images.image_state import DOOMED, Blob
 from calotype.commands.images.places import url_now
-from calotype.commands.policy.policy import Actor, Cause, require
+from calotype.commands.policy.actor import Actor, Cause
+from calotype.commands.policy.policy import require
 from calotype.stores.images import driver as stores
 from calotype.stores.images import pipe
 from calotype.stores.images.inspecting import Claim, ContentRefused

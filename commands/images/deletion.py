@@ -13,11 +13,13 @@ from uuid import UUID
 from calotype.commands.context import SYSTEM, CommandContext, cause_of, new_id
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from calotype.commands.images.data import refusal_of
+from calotype.commands.images.events import Purged, Restored, clock_text
 from calotype.commands.images.fields import check_text
-from calotype.commands.images.image import Image, clock_text, image_uuid
+from calotype.commands.images.image import Image, image_uuid
 from calotype.commands.images.image_state import DOOMED, RETAINED, Deletion
 from calotype.commands.images.places import url_now
-from calotype.commands.policy.policy import Actor, Cause, allows, refused, require
+from calotype.commands.policy.actor import Actor, Cause, refused
+from calotype.commands.policy.policy import allows, require
 from calotype.stores.images.driver import StoreError
 from calotype.stores.images.threads import threads_of
 
@@ -95,7 +97,7 @@ def restore(image: Image, cause: Cause) -> None:
     """Raises Conflict unless the image is deleted, Gone when it is too late."""
     deletion = _require_open(image, datetime.now(UTC))
     image.trigger_event(
-        Image.Restored,
+        Restored,
         deletion=deletion.version,
         restored_to=deletion.restores_to,
         **cause.facts(),
@@ -106,7 +108,7 @@ def purge(image: Image, cause: Cause, *, reason: str) -> None:
     """Raises Conflict unless the image is deleted, Gone when it has kept nothing."""
     deletion = _require_kept(image)
     image.trigger_event(
-        Image.Purged,
+        Purged,
         deletion=deletion.version,
         retained_until=deletion.retained_until,
         reason=reason,

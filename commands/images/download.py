@@ -10,8 +10,10 @@ from uuid import UUID
 from eventsourcing.domain import Aggregate, CanCreateTimestamp
 
 from calotype.commands.errors import Forbidden
-from calotype.commands.images.image import EVENT_TYPES, Image
-from calotype.commands.policy.policy import Actor, Cause, Target, refused, require
+from calotype.commands.images.events import EVENT_TYPES, ImageEvent
+from calotype.commands.marks import FreeText, Personal, Technical
+from calotype.commands.policy.actor import Actor, Cause, Target, refused
+from calotype.commands.policy.policy import require
 
 
 class Download(Aggregate):
@@ -23,14 +25,14 @@ class Download(Aggregate):
         """Image data was sent to a client: all that it asked for, or less when it broke off."""
 
         TOPIC = "image.data_sent"
-        actor: dict[str, Any]
-        request_id: str
-        traceparent: str | None
-        command_id: str
-        image_id: str
-        owner: str | None
-        bytes_sent: int
-        bytes_asked: int
+        actor: Personal[dict[str, Any]]
+        request_id: FreeText[str]
+        traceparent: Technical[str | None]
+        command_id: Technical[str]
+        image_id: Technical[str]
+        owner: FreeText[str | None]
+        bytes_sent: Technical[int]
+        bytes_asked: Technical[int]
 
     def __init__(self, image_id: str, owner: str | None, bytes_sent: int, bytes_asked: int) -> None:
         """The library calls this with the event's facts."""
@@ -42,7 +44,7 @@ class Download(Aggregate):
 
 DataSent = Download.Created
 
-LOG_EVENT_TYPES: dict[str, type[Image.Event] | type[DataSent]] = {
+LOG_EVENT_TYPES: dict[str, type[ImageEvent] | type[DataSent]] = {
     **EVENT_TYPES,
     DataSent.TOPIC: DataSent,
 }

@@ -8,8 +8,9 @@ from eventsourcing.persistence import OperationalError
 
 from calotype.commands.context import new_id
 from calotype.commands.images.download import Download, download
-from calotype.commands.policy.policy import Cause
-from calotype.stores.log.log import AlreadyExists, EventLog, LogFull
+from calotype.commands.policy.actor import Cause
+from calotype.stores.log.errors import AlreadyExists, LogFull
+from calotype.stores.log.log import EventLog
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 TRIES = 12
@@ -26,7 +27,7 @@ class Downloads:
     """
 
     def __init__(self, recorder: GroupCommitRecorder) -> None:
-        self._log = EventLog(recorder, lambda aggregate, events: (), cache_bytes=0)
+        self._log = EventLog[Download](recorder, lambda aggregate, events: (), cache_bytes=0)
         self._under_way: set[asyncio.Task[None]] = set()
 
     def note(

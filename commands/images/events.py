@@ -1,19 +1,27 @@
-"""What happens to an image beside uploads: metadata, places, members, and its end.
+"""The events of an image: what happened, and what follows from it.
 
-The events of an upload stand in `calotype.commands.images.image`, with the state that all of them
-change: whoever reads the way of an upload finds it there.
+`apply` of an event is the only code that changes an image's state, so the same fold serves
+commands, projections and replay. Each field is marked for what it can tell of a person.
 """
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eventsourcing.domain import Aggregate
+from eventsourcing.utils import register_topic
 
-from calotype.commands.images.image_state import DOOMED, RETAINED, STORED, Blob, Deletion, Member
-
-if TYPE_CHECKING:
-    from calotype.commands.images.image import Image
+from calotype.commands.images.image_state import (
+    DOOMED,
+    INTENDED,
+    RETAINED,
+    STORED,
+    Blob,
+    Deletion,
+    ImageState,
+    Member,
+)
+from calotype.commands.marks import FreeText, Personal, Technical
 
 
 def api_time(moment: datetime) -> str:
@@ -33,23 +41,35 @@ SETTLED = ("active", "deactivated")
 class ImageEvent(Aggregate.Event):
     """What every event of an image carries beside its id, version and time."""
 
-    MAKES_ROOM = False  # Whether bytes can be removed that could not be before.
-    actor: dict[str, Any]
-    request_id: str
-    traceparent: str | None
-    command_id: str
+    TOPIC = ""
+    MAKES_ROOM = False
+    """Whether bytes can be removed that could not be before."""
+    actor: Personal[dict[str, Any]]
+    request_id: FreeText[str]
+    traceparent: Technical[str | None]
+    command_id: Technical[str]
+
+
+class Created(ImageEvent, Aggregate.Created):
+    """An image was registered; it is queued, without data."""
+
+    TOPIC = "image.created"
+    image_id: Technical[str]
+    fields: FreeText[dict[str, Any]]
+    tags: FreeText[list[str]]
+    properties: FreeText[dict[str, str | None]]
 
 
 class Updated(ImageEvent):
     """Metadata changed: base fields, custom properties, and the whole tag list if given."""
 
     TOPIC = "image.updated"
-    fields: dict[str, Any]
-    properties: dict[str, str | None]
-    removed_properties: list[str]
-    tags: list[str] | None
+    fields: FreeText[dict[str, Any]]
+    properties: FreeText[dict[str, str | None]]
+    removed_properties: FreeText[list[str]]
+    tags: FreeText[list[str] | None]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         image.fields.update(self.fields)
         image.properties.update(self.properties)
         for name in self.removed_properties:
@@ -63,9 +83,9 @@ class TagAdded(ImageEvent):
     """A tag was added."""
 
     TOPIC = "image.tag_added"
-    tag: str
+    tag: FreeText[str]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         image.tags.append(self.tag)
         image.changed_on = self.timestamp
 
@@ -74,10 +94,81 @@ class TagRemoved(ImageEvent):
     """A tag was removed."""
 
     TOPIC = "image.tag_removed"
-    tag: str
+    tag: FreeText[str]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         image.tags.remove(self.tag)
+        image.changed_on = self.timestamp
+
+
+class UploadStarted(ImageEvent):
+    """Bytes are about to be written at `url` by the process `holder`.
+
+    `announced_size` is how many the client will send, where it has said so: from now on they
+    count as used.
+    """
+
+    TOPIC = "image.upload_started"
+    class_version = 2
+    FIELDS_SINCE = {"announced_size": 2}
+    upload_id: Technical[str]
+    store: Technical[str]
+    url: Technical[str]
+    holder: Technical[str]
+    announced_size: Technical[int | None]
+
+    @staticmethod
+    def upcast_v1_v2(state: dict[str, Any]) -> None:
+        state["announced_size"] = None
+
+    def apply(self, image: ImageState) -> None:
+        image.status = "saving"
+        image.upload_id = self.upload_id
+        image.announced_size = self.announced_size
+        image.blobs[self.url] = Blob(self.url, self.store, INTENDED, self.upload_id, self.holder)
+        image.changed_on = self.timestamp
+
+
+class UploadFailed(ImageEvent):
+    """The upload ended without data; whatever it wrote is removed."""
+
+    TOPIC = "image.upload_failed"
+    MAKES_ROOM = True
+    upload_id: Technical[str]
+    reason: FreeText[str]
+
+    def apply(self, image: ImageState) -> None:
+        for blob in image.blobs.values():
+            if blob.upload_id == self.upload_id:
+                blob.state, blob.holder = DOOMED, None
+        if image.status == "saving" and image.upload_id == self.upload_id:
+            image.status = "queued"
+            image.upload_id = image.announced_size = None
+            image.size = image.virtual_size = None
+            image.changed_on = self.timestamp
+
+
+class DataStored(ImageEvent):
+    """The bytes are durable: size, hashes and place are fixed from now on."""
+
+    TOPIC = "image.data_stored"
+    upload_id: Technical[str]
+    url: Technical[str]
+    size: Technical[int]
+    virtual_size: Technical[int | None]
+    checksum: Technical[str]
+    os_hash_algo: Technical[str]
+    os_hash_value: Technical[str]
+
+    def apply(self, image: ImageState) -> None:
+        image.status = "active"
+        image.upload_id = image.announced_size = None
+        blob = image.blobs[self.url]
+        blob.state, blob.holder = STORED, None
+        image.locations.append({"url": self.url, "metadata": {"store": blob.store}})
+        image.size, image.virtual_size = self.size, self.virtual_size
+        image.checksum = self.checksum
+        image.os_hash_algo, image.os_hash_value = self.os_hash_algo, self.os_hash_value
         image.changed_on = self.timestamp
 
 
@@ -85,14 +176,14 @@ class LocationsChanged(ImageEvent):
     """The list of places was set by hand; a queued image that has one now is active."""
 
     TOPIC = "image.locations_changed"
-    locations: list[dict[str, Any]]
-    stores: dict[str, str]
-    size: int | None
-    checksum: str | None
-    os_hash_algo: str | None
-    os_hash_value: str | None
+    locations: FreeText[list[dict[str, Any]]]
+    stores: FreeText[dict[str, str]]
+    size: Technical[int | None]
+    checksum: FreeText[str | None]
+    os_hash_algo: Technical[str | None]
+    os_hash_value: FreeText[str | None]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         urls = {place["url"] for place in self.locations}
         for url in urls:
             image.blobs[url] = Blob(url, self.stores[url], STORED)
@@ -111,7 +202,7 @@ class Deactivated(ImageEvent):
 
     TOPIC = "image.deactivated"
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         image.status = "deactivated"
         image.changed_on = self.timestamp
 
@@ -121,7 +212,7 @@ class Reactivated(ImageEvent):
 
     TOPIC = "image.reactivated"
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         image.status = "active"
         image.changed_on = self.timestamp
 
@@ -137,13 +228,13 @@ class Deleted(ImageEvent):
     MAKES_ROOM = True
     class_version = 2
     FIELDS_SINCE = {"retained_until": 2}
-    retained_until: str | None
+    retained_until: Technical[str | None]
 
     @staticmethod
     def upcast_v1_v2(state: dict[str, Any]) -> None:
         state["retained_until"] = None
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         kept = RETAINED if self.retained_until else DOOMED
         for blob in image.blobs.values():
             blob.state = kept if blob.state == STORED else DOOMED
@@ -164,10 +255,10 @@ class Restored(ImageEvent):
     """The deletion with the number `deletion` is taken back, with all that the image had."""
 
     TOPIC = "image.restored"
-    deletion: int
-    restored_to: str
+    deletion: Technical[int]
+    restored_to: Technical[str]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         for blob in image.blobs.values():
             if blob.state == RETAINED:
                 blob.state = STORED
@@ -179,16 +270,16 @@ class Restored(ImageEvent):
 class Purged(ImageEvent):
     """What a deleted image had kept is about to be removed, and why.
 
-    From here on it cannot be restored; `image.data_removed` tells when bytes are gone.
+    It cannot be restored from here on; an `image.data_removed` follows when bytes are gone.
     """
 
     TOPIC = "image.purged"
     MAKES_ROOM = True
-    deletion: int
-    retained_until: str
-    reason: str
+    deletion: Technical[int]
+    retained_until: Technical[str]
+    reason: FreeText[str]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         assert image.deletion is not None
         for blob in image.blobs.values():
             if blob.state == RETAINED:
@@ -203,10 +294,10 @@ class DataRemoved(ImageEvent):
 
     TOPIC = "image.data_removed"
     MAKES_ROOM = True
-    url: str
-    reason: str
+    url: FreeText[str]
+    reason: FreeText[str]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         image.blobs.pop(self.url, None)
 
 
@@ -214,9 +305,9 @@ class MemberAdded(ImageEvent):
     """The image was offered to the project `member`, whose answer is pending."""
 
     TOPIC = "image.member_added"
-    member: str
+    member: FreeText[str]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         now = api_time(self.timestamp)
         created_at = image.former_members.pop(self.member, now)
         image.members[self.member] = Member("pending", created_at, now)
@@ -226,10 +317,10 @@ class MemberStatusSet(ImageEvent):
     """The answer to the offer: `status` is accepted, rejected or pending again."""
 
     TOPIC = "image.member_status_set"
-    member: str
-    status: str
+    member: FreeText[str]
+    status: Technical[str]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         member = image.members[self.member]
         member.status, member.updated_at = self.status, api_time(self.timestamp)
 
@@ -238,7 +329,15 @@ class MemberRemoved(ImageEvent):
     """The offer to the project `member` was withdrawn."""
 
     TOPIC = "image.member_removed"
-    member: str
+    member: FreeText[str]
 
-    def apply(self, image: "Image") -> None:
+    def apply(self, image: ImageState) -> None:
         image.former_members[self.member] = image.members.pop(self.member).created_at
+
+
+EVENT_TYPES: dict[str, type[ImageEvent]] = {
+    kind.TOPIC: kind for kind in ImageEvent.__subclasses__()
+}
+"""Every event type of an image by its topic."""
+for topic, kind in EVENT_TYPES.items():
+    register_topic(topic, kind)

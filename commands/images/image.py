@@ -1,8 +1,8 @@
-"""The image aggregate: what can happen to one image, and what follows from it.
+"""The image aggregate: what can happen to one image.
 
-Methods are wishes: each checks the image's own rules and triggers an event, or raises one of the
-domain's errors. `apply` of an event is the only code that changes state, so the same fold serves
-commands, projections and replay. Statuses and transitions follow the Image API v2.
+Each method decides: it checks the image's own rules and triggers an event, or raises one of the
+domain's errors. What follows from an event is in `calotype.commands.images.events`. Statuses and
+transitions follow the Image API v2.
 """
 
 from collections.abc import Mapping
@@ -14,120 +14,18 @@ from eventsourcing.domain import Aggregate, CanCreateTimestamp
 
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
 from calotype.commands.images import events
-from calotype.commands.images.events import ImageEvent
-from calotype.commands.images.events import api_time as api_time
-from calotype.commands.images.events import clock_text as clock_text
-from calotype.commands.images.image_state import (
-    DOOMED,
-    INTENDED,
-    STORED,
-    Blob,
-    Deletion,
-    Member,
-    Usage,
-)
-from calotype.commands.policy.policy import Cause
+from calotype.commands.images.events import api_time, clock_text
+from calotype.commands.images.image_state import DOOMED, ImageState, Usage
+from calotype.commands.policy.actor import Cause
 
 
-class Image(Aggregate):
+class Image(ImageState, Aggregate):
     """One image: its metadata, members, and where its bytes are."""
 
     TOPIC = "image"
 
-    # Said to be types, because in a circle of imports a type checker takes them for variables.
-    Event: TypeAlias = ImageEvent
-    Updated: TypeAlias = events.Updated
-    TagAdded: TypeAlias = events.TagAdded
-    TagRemoved: TypeAlias = events.TagRemoved
-    LocationsChanged: TypeAlias = events.LocationsChanged
-    Deactivated: TypeAlias = events.Deactivated
-    Reactivated: TypeAlias = events.Reactivated
-    Deleted: TypeAlias = events.Deleted
-    Restored: TypeAlias = events.Restored
-    Purged: TypeAlias = events.Purged
-    DataRemoved: TypeAlias = events.DataRemoved
-    MemberAdded: TypeAlias = events.MemberAdded
-    MemberStatusSet: TypeAlias = events.MemberStatusSet
-    MemberRemoved: TypeAlias = events.MemberRemoved
-
-    class Created(Event, Aggregate.Created):
-        """An image was registered; it is queued, without data."""
-
-        TOPIC = "image.created"
-        image_id: str
-        fields: dict[str, Any]
-        tags: list[str]
-        properties: dict[str, str | None]
-
-    class UploadStarted(Event):
-        """Bytes are about to be written at `url` by the process `holder`.
-
-        `announced_size` is how many will come, where the client has said it: so many bytes are
-        taken up from now on.
-        """
-
-        TOPIC = "image.upload_started"
-        class_version = 2
-        FIELDS_SINCE = {"announced_size": 2}
-        upload_id: str
-        store: str
-        url: str
-        holder: str
-        announced_size: int | None
-
-        @staticmethod
-        def upcast_v1_v2(state: dict[str, Any]) -> None:
-            state["announced_size"] = None
-
-        def apply(self, image: "Image") -> None:
-            image.status = "saving"
-            image.upload_id = self.upload_id
-            image.announced_size = self.announced_size
-            image.blobs[self.url] = Blob(
-                self.url, self.store, INTENDED, self.upload_id, self.holder
-            )
-            image.changed_on = self.timestamp
-
-    class UploadFailed(Event):
-        """The upload ended without data; whatever it wrote is removed."""
-
-        TOPIC = "image.upload_failed"
-        MAKES_ROOM = True
-        upload_id: str
-        reason: str
-
-        def apply(self, image: "Image") -> None:
-            for blob in image.blobs.values():
-                if blob.upload_id == self.upload_id:
-                    blob.state, blob.holder = DOOMED, None
-            if image.status == "saving" and image.upload_id == self.upload_id:
-                image.status = "queued"
-                image.upload_id = image.announced_size = None
-                image.size = image.virtual_size = None
-                image.changed_on = self.timestamp
-
-    class DataStored(Event):
-        """The bytes are durable: size, hashes and place are fixed from now on."""
-
-        TOPIC = "image.data_stored"
-        upload_id: str
-        url: str
-        size: int
-        virtual_size: int | None
-        checksum: str
-        os_hash_algo: str
-        os_hash_value: str
-
-        def apply(self, image: "Image") -> None:
-            image.status = "active"
-            image.upload_id = image.announced_size = None
-            blob = image.blobs[self.url]
-            blob.state, blob.holder = STORED, None
-            image.locations.append({"url": self.url, "metadata": {"store": blob.store}})
-            image.size, image.virtual_size = self.size, self.virtual_size
-            image.checksum = self.checksum
-            image.os_hash_algo, image.os_hash_value = self.os_hash_algo, self.os_hash_value
-            image.changed_on = self.timestamp
+    Event: TypeAlias = events.ImageEvent
+    Created: TypeAlias = events.Created
 
     def __init__(
         self,
@@ -145,18 +43,18 @@ class Image(Aggregate):
         self.properties = dict(properties)
         self.created_at = api_time(timestamp)
         self.changed_on = timestamp
-        self.size: int | None = None
-        self.virtual_size: int | None = None
-        self.checksum: str | None = None
-        self.os_hash_algo: str | None = None
-        self.os_hash_value: str | None = None
-        self.upload_id: str | None = None
-        self.announced_size: int | None = None
-        self.members: dict[str, Member] = {}
-        self.former_members: dict[str, str] = {}
-        self.blobs: dict[str, Blob] = {}
-        self.locations: list[dict[str, Any]] = []
-        self.deletion: Deletion | None = None
+        self.size = None
+        self.virtual_size = None
+        self.checksum = None
+        self.os_hash_algo = None
+        self.os_hash_value = None
+        self.upload_id = None
+        self.announced_size = None
+        self.members = {}
+        self.former_members = {}
+        self.blobs = {}
+        self.locations = []
+        self.deletion = None
 
     # ---- what is known ----
 
@@ -207,7 +105,7 @@ class Image(Aggregate):
         stored = (self.size or 0) * len(self.locations)
         return Usage(project, 1, int(self.status == "saving"), stored + reserved, reserved, 0)
 
-    # ---- wishes ----
+    # ---- what can happen to it ----
 
     def update(
         self,
@@ -226,7 +124,7 @@ class Image(Aggregate):
                     f"this one is {self.status}."
                 )
         self.trigger_event(
-            Image.Updated,
+            events.Updated,
             fields=fields,
             properties=properties,
             removed_properties=removed_properties,
@@ -237,13 +135,13 @@ class Image(Aggregate):
     def add_tag(self, cause: Cause, tag: str) -> None:
         """Adds a tag; adding one that is there changes nothing."""
         if tag not in self.tags:
-            self.trigger_event(Image.TagAdded, tag=tag, **cause.facts())
+            self.trigger_event(events.TagAdded, tag=tag, **cause.facts())
 
     def remove_tag(self, cause: Cause, tag: str) -> None:
         """Raises NotFound for a tag that is not there."""
         if tag not in self.tags:
             raise NotFound(f"Image {self.image_id} has no tag '{tag}'.")
-        self.trigger_event(Image.TagRemoved, tag=tag, **cause.facts())
+        self.trigger_event(events.TagRemoved, tag=tag, **cause.facts())
 
     def check_formats(self) -> None:
         """Raises Invalid while the formats that data needs are not set."""
@@ -270,7 +168,7 @@ class Image(Aggregate):
             )
         self.check_formats()
         self.trigger_event(
-            Image.UploadStarted,
+            events.UploadStarted,
             upload_id=upload_id,
             store=store,
             url=url,
@@ -286,21 +184,21 @@ class Image(Aggregate):
         """
         if any(blob.upload_id == upload_id and blob.holder for blob in self.blobs.values()):
             self.trigger_event(
-                Image.UploadFailed, upload_id=upload_id, reason=reason, **cause.facts()
+                events.UploadFailed, upload_id=upload_id, reason=reason, **cause.facts()
             )
 
-    def store_data(self, cause: Cause, *, upload_id: str, **outcome: Any) -> None:
+    def store_data(self, cause: Cause, /, *, upload_id: str, **outcome: Any) -> None:
         """Makes the image active. Raises Gone when it was deleted or the upload given up."""
         if self.status != "saving" or self.upload_id != upload_id:
             raise Gone(f"Image {self.image_id} was deleted or changed while its data came in.")
-        self.trigger_event(Image.DataStored, upload_id=upload_id, **outcome, **cause.facts())
+        self.trigger_event(events.DataStored, upload_id=upload_id, **outcome, **cause.facts())
 
     def change_locations(self, cause: Cause, **change: Any) -> None:
         """Sets the whole list of places; see `calotype.commands.images.locations` for the rules."""
         if self.status not in ("queued", "active"):
             raise Conflict(f"Image {self.image_id} is {self.status}: its locations cannot change.")
         self.check_formats()
-        self.trigger_event(Image.LocationsChanged, **change, **cause.facts())
+        self.trigger_event(events.LocationsChanged, **change, **cause.facts())
 
     def deactivate(self, cause: Cause) -> None:
         """active -> deactivated; again is no change; any other status is Forbidden."""
@@ -308,7 +206,7 @@ class Image(Aggregate):
             return
         if self.status != "active":
             raise Forbidden(f"Not allowed to deactivate image in status '{self.status}'")
-        self.trigger_event(Image.Deactivated, **cause.facts())
+        self.trigger_event(events.Deactivated, **cause.facts())
 
     def reactivate(self, cause: Cause) -> None:
         """deactivated -> active; again is no change; any other status is Forbidden."""
@@ -316,7 +214,7 @@ class Image(Aggregate):
             return
         if self.status != "deactivated":
             raise Forbidden(f"Not allowed to reactivate image in status '{self.status}'")
-        self.trigger_event(Image.Reactivated, **cause.facts())
+        self.trigger_event(events.Reactivated, **cause.facts())
 
     def delete(self, cause: Cause, *, retention_seconds: float = 0.0) -> None:
         """Deletes from any status; with a retention it can be restored for so long.
@@ -325,10 +223,10 @@ class Image(Aggregate):
         """
         if self.fields["protected"]:
             raise Forbidden(f"Image {self.image_id} is protected and cannot be deleted.")
-        now = Image.Deleted.create_timestamp()
+        now = events.Deleted.create_timestamp()
         until = clock_text(now + timedelta(seconds=retention_seconds))
         self.trigger_event(
-            Image.Deleted,
+            events.Deleted,
             timestamp=now,
             retained_until=until if retention_seconds > 0 else None,
             **cause.facts(),
@@ -338,25 +236,25 @@ class Image(Aggregate):
         """Records that a doomed blob is gone; knows nothing of it: no change."""
         blob = self.blobs.get(url)
         if blob is not None and blob.state == DOOMED:
-            self.trigger_event(Image.DataRemoved, url=url, reason=reason, **cause.facts())
+            self.trigger_event(events.DataRemoved, url=url, reason=reason, **cause.facts())
 
     def add_member(self, cause: Cause, member: str) -> None:
         """Offers the image to a project. Raises Conflict if it is a member already."""
         if member in self.members:
             raise Conflict(f"Project {member} is already a member of image {self.image_id}.")
-        self.trigger_event(Image.MemberAdded, member=member, **cause.facts())
+        self.trigger_event(events.MemberAdded, member=member, **cause.facts())
 
     def set_member_status(self, cause: Cause, member: str, status: str) -> None:
         """Sets pending, accepted or rejected. Raises NotFound for somebody who is no member."""
         if member not in self.members:
             raise NotFound(f"Project {member} is not a member of image {self.image_id}.")
-        self.trigger_event(Image.MemberStatusSet, member=member, status=status, **cause.facts())
+        self.trigger_event(events.MemberStatusSet, member=member, status=status, **cause.facts())
 
     def remove_member(self, cause: Cause, member: str) -> None:
         """Withdraws the offer. Raises NotFound for somebody who is no member."""
         if member not in self.members:
             raise NotFound(f"Project {member} is not a member of image {self.image_id}.")
-        self.trigger_event(Image.MemberRemoved, member=member, **cause.facts())
+        self.trigger_event(events.MemberRemoved, member=member, **cause.facts())
 
 
 def image_uuid(image_id: str) -> UUID:
@@ -379,7 +277,7 @@ def create(
 ) -> Image:
     """A new queued image, its event pending."""
     return Image._create(
-        Image.Created,
+        events.Created,
         id=UUID(image_id),
         image_id=image_id,
         fields=fields,
@@ -388,11 +286,3 @@ def create(
         timestamp=CanCreateTimestamp.create_timestamp(),
         **cause.facts(),
     )
-
-
-EVENT_TYPES: dict[str, type[Image.Event]] = {
-    value.TOPIC: value
-    for value in vars(Image).values()
-    if isinstance(value, type) and issubclass(value, Image.Event) and hasattr(value, "TOPIC")
-}
-"""Every event type of an image by its topic."""

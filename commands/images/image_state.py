@@ -1,6 +1,7 @@
-"""What an image remembers of its bytes and of the projects it is offered to."""
+"""What an image remembers: of itself, of its bytes and of the projects it is offered to."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 INTENDED, STORED, RETAINED, DOOMED = "intended", "stored", "retained", "doomed"
@@ -11,7 +12,7 @@ class Blob:
     """Bytes in a store that this image put there, or was about to.
 
     `state` is `intended` from the intent event until the outcome is known, `stored` while the
-    image stands on it, `retained` while a deleted image may still come back to it, `doomed` from
+    image uses it, `retained` while a deleted image can still be restored with it, `doomed` from
     then on until the bytes are known to be gone. Nothing leads back from `doomed`.
     """
 
@@ -26,7 +27,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What a deleted image knows of its deletion, and of what became of its data since."""
+    """What a deleted image knows of its deletion, and of what happened to its data since."""
 
     version: int
     """The number of the deletion among the image's events."""
@@ -34,7 +35,7 @@ class Deletion:
     """RFC 3339 in UTC with microseconds, as are the other times here."""
     actor: dict[str, Any]
     restores_to: str
-    """The status that the image would come back to."""
+    """The status that the image has again when it is restored."""
     retained_until: str | None
     """The end of the window in which it can be restored; None: it never could be."""
     purged_at: str | None = None
@@ -51,10 +52,39 @@ class Member:
     updated_at: str
 
 
-class Usage(NamedTuple):
-    """What an image takes up of what its project may have.
+class ImageState:
+    """All that an image remembers. Only the `apply` of an event changes it."""
 
-    A deleted image takes up nothing, whether it can be restored or not.
+    image_id: str
+    status: str
+    fields: dict[str, Any]
+    tags: list[str]
+    properties: dict[str, str | None]
+    created_at: str
+    changed_on: datetime
+    """When the image itself last changed; its members do not count."""
+    size: int | None
+    virtual_size: int | None
+    checksum: str | None
+    os_hash_algo: str | None
+    os_hash_value: str | None
+    upload_id: str | None
+    """The upload that is under way."""
+    announced_size: int | None
+    """How many bytes that upload will bring, where its client has said so."""
+    members: dict[str, Member]
+    former_members: dict[str, str]
+    """When each project was first offered the image, of those that no longer are."""
+    blobs: dict[str, Blob]
+    """By the URL in the event that first named it."""
+    locations: list[dict[str, Any]]
+    deletion: Deletion | None
+
+
+class Usage(NamedTuple):
+    """What an image uses of what its project may have.
+
+    A deleted image uses nothing, whether it can be restored or not.
     """
 
     project: str

@@ -13,9 +13,9 @@ from calotype.commands.errors import Conflict, Forbidden, Invalid
 from calotype.commands.images.fields import check_count, check_document
 from calotype.commands.images.image import Image
 from calotype.commands.images.image_state import STORED
-from calotype.commands.images.keys import written_for
-from calotype.commands.images.places import recorded_url
-from calotype.commands.policy.policy import Actor, Cause, require
+from calotype.commands.images.places import recorded_url, written_for
+from calotype.commands.policy.actor import Actor, Cause
+from calotype.commands.policy.policy import require
 from calotype.stores.images.driver import StoreError
 from calotype.stores.images.threads import threads_of
 

@@ -7,7 +7,8 @@ from calotype.commands.context import CommandContext
 from calotype.commands.errors import Forbidden, Invalid, LimitExceeded, NotFound
 from calotype.commands.images import fields as rules
 from calotype.commands.images.image import Image, image_uuid
-from calotype.commands.policy.policy import Actor, Cause, Target, allows, refused, require
+from calotype.commands.policy.actor import Actor, Cause, Target, refused
+from calotype.commands.policy.policy import allows, require
 
 
 async def add_member(

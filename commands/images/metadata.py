@@ -9,17 +9,10 @@ from calotype.commands.errors import Conflict, Forbidden
 from calotype.commands.images import fields as rules
 from calotype.commands.images.image import Image, create, image_uuid
 from calotype.commands.images.locations import Place, change_locations, measure_places
-from calotype.commands.policy.policy import (
-    Actor,
-    Cause,
-    NewImage,
-    Target,
-    refused,
-    require,
-    require_new,
-)
+from calotype.commands.policy.actor import Actor, Cause, NewImage, Target, refused
+from calotype.commands.policy.policy import require, require_new
 from calotype.commands.policy.protections import require_change, require_property
-from calotype.stores.log.log import AlreadyExists
+from calotype.stores.log.errors import AlreadyExists
 
 
 class Operation(Protocol):

@@ -1,12 +1,31 @@
-"""Where bytes are today: those that Calotype wrote are found by store and key, not by their URL."""
+"""Where bytes are today: those that Calotype wrote are found by store and key, not by their URL.
 
+A key never changes, and begins with the id of its image, so that it shows by itself whose bytes
+they are. The data directory or the endpoint may have moved since an event named a URL, so the rest
+of that URL only says where the bytes were at the time. URLs that Calotype did not write stay URLs.
+"""
+
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
 from calotype.commands.images.image_state import Blob
-from calotype.commands.images.keys import key_of
 from calotype.stores.images.driver import Driver
+
+_OWN_KEY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([0-9a-f]{12})")
+
+
+def written_for(url: str) -> tuple[str, str] | None:
+    """Image and upload whose bytes Calotype wrote under this key or URL; None for any other."""
+    match = _OWN_KEY.fullmatch(url.rpartition("/")[2])
+    return (match[1], match[2]) if match else None
+
+
+def key_of(image_id: UUID | str, url: str) -> str | None:
+    """The key of bytes that Calotype wrote for this image; None: the URL is all that is known."""
+    written = written_for(url)
+    return url.rpartition("/")[2] if written and written[0] == str(image_id) else None
 
 
 def url_now(driver: Driver, image_id: UUID | str, url: str) -> str:

@@ -15,7 +15,8 @@ from uuid import UUID
 
 import orjson
 
-from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.commands.images.events import EVENT_TYPES
+from calotype.commands.images.image import Image
 from calotype.commands.images.image_state import Blob, Deletion, Member
 from calotype.stores.log.snapshots import Snapshots
 

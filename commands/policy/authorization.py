@@ -10,6 +10,25 @@ from typing import Any
 
 from calotype.commands.images.deletion import require_deleted
 from calotype.commands.images.download import DataSent, require_download
+from calotype.commands.images.events import (
+    Created,
+    DataRemoved,
+    DataStored,
+    Deactivated,
+    Deleted,
+    LocationsChanged,
+    MemberAdded,
+    MemberRemoved,
+    MemberStatusSet,
+    Purged,
+    Reactivated,
+    Restored,
+    TagAdded,
+    TagRemoved,
+    Updated,
+    UploadFailed,
+    UploadStarted,
+)
 from calotype.commands.images.image import Image
 from calotype.commands.images.members import require_answer, require_member_rule, require_removal
 from calotype.commands.images.metadata import (
@@ -17,7 +36,8 @@ from calotype.commands.images.metadata import (
     require_owner_change,
     require_visibility,
 )
-from calotype.commands.policy.policy import Actor, require
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import require
 from calotype.commands.policy.protections import require_change
 
 Ask = Callable[[Actor, Any, Any], None]
@@ -36,11 +56,11 @@ def _nothing(actor: Actor, event: Any, image: Any) -> None:
     """What follows from an earlier event by itself."""
 
 
-def _created(actor: Actor, event: Image.Created, image: Any) -> None:
+def _created(actor: Actor, event: Created, image: Any) -> None:
     require_creation(actor, event.fields, event.properties)
 
 
-def _updated(actor: Actor, event: Image.Updated, image: Image) -> None:
+def _updated(actor: Actor, event: Updated, image: Image) -> None:
     if "owner" in event.fields:
         require_owner_change(actor)
     if "visibility" in event.fields:
@@ -52,7 +72,7 @@ def _updated(actor: Actor, event: Image.Updated, image: Image) -> None:
         require_change(actor, "remove", name, exists=True)
 
 
-def _locations_changed(actor: Actor, event: Image.LocationsChanged, image: Image) -> None:
+def _locations_changed(actor: Actor, event: LocationsChanged, image: Image) -> None:
     """Places that are gone were removed; for all other differences places were set."""
     urls = {place["url"] for place in event.locations}
     kept = [place for place in image.locations if place["url"] in urls]
@@ -69,27 +89,27 @@ def _data_sent(actor: Actor, event: DataSent, image: Image | None) -> None:
 
 
 QUESTIONS: dict[type[Any], Ask] = {
-    Image.Created: _created,
-    Image.Updated: _updated,
-    Image.TagAdded: _about("modify_image"),
-    Image.TagRemoved: _about("modify_image"),
-    Image.UploadStarted: _about("upload_image"),
-    Image.UploadFailed: _nothing,
-    Image.DataStored: _nothing,
-    Image.LocationsChanged: _locations_changed,
-    Image.Deactivated: _about("deactivate"),
-    Image.Reactivated: _about("reactivate"),
-    Image.Deleted: _about("delete_image"),
-    Image.Restored: _about_deleted("restore_image"),
-    Image.Purged: _about_deleted("purge_image"),
-    Image.DataRemoved: _nothing,
-    Image.MemberAdded: lambda actor, event, image: require_member_rule(actor, "add_member", image),
-    Image.MemberStatusSet: lambda actor, event, image: require_answer(actor, event.member, image),
-    Image.MemberRemoved: lambda actor, event, image: require_removal(actor, event.member, image),
+    Created: _created,
+    Updated: _updated,
+    TagAdded: _about("modify_image"),
+    TagRemoved: _about("modify_image"),
+    UploadStarted: _about("upload_image"),
+    UploadFailed: _nothing,
+    DataStored: _nothing,
+    LocationsChanged: _locations_changed,
+    Deactivated: _about("deactivate"),
+    Reactivated: _about("reactivate"),
+    Deleted: _about("delete_image"),
+    Restored: _about_deleted("restore_image"),
+    Purged: _about_deleted("purge_image"),
+    DataRemoved: _nothing,
+    MemberAdded: lambda actor, event, image: require_member_rule(actor, "add_member", image),
+    MemberStatusSet: lambda actor, event, image: require_answer(actor, event.member, image),
+    MemberRemoved: lambda actor, event, image: require_removal(actor, event.member, image),
     DataSent: _data_sent,
 }
 """The questions of each event type. A new type needs its own."""
-_PARTS_OF_A_PATCH = (Image.LocationsChanged, Image.Updated)
+_PARTS_OF_A_PATCH = (LocationsChanged, Updated)
 
 
 def reauthorize(actor: Actor, event: Any, image: Image | None, *, first: bool = True) -> None:

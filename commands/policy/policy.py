@@ -5,47 +5,24 @@ them. A rule is a function of the actor and of the image; it never looks at anyt
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import replace
 
-from calotype.commands.errors import CalotypeError, Decision, Forbidden, NotFound
+from calotype.commands.errors import Forbidden, NotFound
+from calotype.commands.policy.actor import Actor, NewImage, Target, refused
 from calotype.commands.policy.default_rules import DEFAULT_RULES
+from calotype.commands.policy.protections import Protections
 from calotype.commands.policy.rule_language import Text, compiled, grants_to
-
-if TYPE_CHECKING:
-    from calotype.commands.policy.protections import Protections
-
-IMPLIED_ROLES = {"admin": "manager", "manager": "member", "member": "reader"}
-
-
-class Target(Protocol):
-    """What a rule may know of an image; aggregates and query rows both fit."""
-
-    @property
-    def owner(self) -> str | None: ...
-
-    @property
-    def visibility(self) -> str: ...
-
-    @property
-    def status(self) -> str: ...
-
-    def has_member(self, project: str | None) -> bool: ...
-
-    def facts(self) -> Mapping[str, Any]:
-        """Everything else by its name in the API; only asked for by rules that name it."""
-        ...
 
 
 class Policy:
-    """The rules in force: the defaults, and what an operator's files put in their place."""
+    """The rules in force: the defaults, and what an operator's files replace of them."""
 
     def __init__(
         self,
         texts: Mapping[str, Text] | None = None,
         *,
         enforce_new_defaults: bool = True,
-        protections: "Protections | None" = None,
+        protections: Protections | None = None,
     ) -> None:
         """Raises BadRule naming the rule that cannot be used, or BadProtection the section."""
         given = dict(texts or {})
@@ -72,7 +49,7 @@ class Policy:
         if protections is not None:
             protections.check_rules(self._rules)
 
-    def holds(self, rule: str, actor: "Actor", target: Target) -> bool:
+    def holds(self, rule: str, actor: Actor, target: Target) -> bool:
         """Whether the rule says yes; one that does not exist says no."""
         if actor.is_admin and rule in self._for_admins:
             return True
@@ -81,7 +58,7 @@ class Policy:
             return False
         return not self._legacy or _legacy_holds(rule, actor, target)
 
-    def shows_all(self, actor: "Actor") -> bool:
+    def shows_all(self, actor: Actor) -> bool:
         """Whether `get_image` lets the actor see every image that a list could hold.
 
         Only then no image of a list need be looked at. Decided by trying one image of each kind
@@ -90,100 +67,6 @@ class Policy:
         return self._tells_kinds_only and all(
             self.holds("get_image", actor, kind) for kind in _kinds_listed(actor)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """The caller: a user acting in a project with roles (all lower case)."""
-
-    user: str | None
-    project: str | None
-    roles: frozenset[str]
-    user_domain: str | None = None
-    project_domain: str | None = None
-    service_roles: frozenset[str] = frozenset()
-    """Roles of the service that asks on the user's behalf."""
-    expires_at: float | None = None
-    """When what the caller identified with ends, in seconds since 1970; None: never."""
-    policy: "Policy" = field(default_factory=lambda: DEFAULT_POLICY, compare=False, repr=False)
-    """The rules that this actor's wishes are judged by; the same for all of a request."""
-    is_admin: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "is_admin", False)  # A rule could ask for it while it is made.
-        admin = self.policy.holds("context_is_admin", self, _NOTHING)
-        object.__setattr__(self, "is_admin", admin)
-
-    def under(self, policy: "Policy") -> "Actor":
-        """The same actor judged by these rules."""
-        return self if self.policy is policy else replace(self, policy=policy)
-
-    def facts(self) -> dict[str, Any]:
-        """What rules may name of the actor."""
-        return {
-            "user_id": self.user,
-            "user": self.user,
-            "project_id": self.project,
-            "project": self.project,
-            "tenant": self.project,
-            "roles": sorted(self.roles),
-            "is_admin": self.is_admin,
-            "user_domain_id": self.user_domain,
-            "project_domain_id": self.project_domain,
-            "service_roles": sorted(self.service_roles),
-        }
-
-    def recorded(self) -> dict[str, Any]:
-        """What events say of the actor; never a token."""
-        return {"user": self.user, "project": self.project, "roles": sorted(self.roles)}
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Who wants a change and by which request; every event carries it."""
-
-    actor: dict[str, Any]
-    """`user`, `project` (text or None) and `roles` (sorted list)."""
-    request_id: str
-    traceparent: str | None
-    """W3C trace context of the request, or None where the caller gave none."""
-    command_id: str
-    """Unique for each attempt at a command: tells after a lost reply whether it was written."""
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "actor": self.actor,
-            "request_id": self.request_id,
-            "traceparent": self.traceparent,
-            "command_id": self.command_id,
-        }
-
-
-def with_implied(roles: set[str]) -> frozenset[str]:
-    """Adds the roles that Keystone lets a role imply: admin, manager, member, reader."""
-    for role in tuple(roles):
-        while role := IMPLIED_ROLES.get(role, ""):
-            roles.add(role)
-    return frozenset(roles)
-
-
-@dataclass(frozen=True, slots=True)
-class NewImage:
-    """What is known of an image that is still to be made, or of any of a project's own."""
-
-    owner: str | None
-    visibility: str = "private"
-    status: str = "queued"
-    offered: bool = False
-
-    def has_member(self, project: str | None) -> bool:
-        return self.offered
-
-    def facts(self) -> Mapping[str, Any]:
-        return {}
-
-
-_NOTHING = NewImage(None)
 
 
 def in_sight(actor: Actor, image: Target) -> bool:
@@ -236,15 +119,6 @@ def require_call(actor: Actor, rule: str, explanation: str = "") -> None:
         raise refused(Forbidden(text), actor, rule)
 
 
-Refusal = TypeVar("Refusal", bound=CalotypeError)
-
-
-def refused(error: Refusal, actor: Actor, rule: str) -> Refusal:
-    """The error, with what was decided about whom, for the log of refusals."""
-    error.decision = Decision(rule, actor.recorded())
-    return error
-
-
 def as_auditor(actor: Actor) -> Actor:
     """The actor for reads of the past, where who may read all of it reads what admin reads."""
     if actor.is_admin or not may(actor, "get_all_past_images"):
@@ -280,5 +154,5 @@ _FOR_OWNERS = frozenset({
 })  # fmt: skip
 
 DEFAULT_POLICY: Policy = Policy()
-"""What holds while no operator says otherwise, and for what the service does on its own."""
+"""The default rules: in force unless an operator's files say otherwise, and for the service."""
 _READS_ALL = Policy({"context_is_admin": "@"})

@@ -12,7 +12,7 @@ from typing import Literal
 
 from calotype.commands.errors import Conflict, Forbidden
 from calotype.commands.images.fields import HASHES, READ_ONLY, RESERVED, WRITABLE
-from calotype.commands.policy.policy import Actor, NewImage, refused
+from calotype.commands.policy.actor import Actor, NewImage, refused
 
 Operation = Literal["create", "read", "update", "delete"]
 Form = Literal["roles", "policies"]
@@ -196,7 +196,12 @@ def _of_rule(section: str, key: str, value: str) -> Grant:
     return Grant(rule=value)
 
 
-# ---- what commands and queries ask ----
+# ---- for commands and queries ----
+
+
+def _protections_of(actor: Actor) -> Protections | None:
+    protections: Protections | None = actor.policy.protections
+    return protections
 
 
 def readable_by(actor: Actor) -> Readable | None:
@@ -204,19 +209,19 @@ def readable_by(actor: Actor) -> Readable | None:
 
     To be asked once for an answer, however many images are in it.
     """
-    protections = actor.policy.protections
+    protections = _protections_of(actor)
     return None if protections is None else protections.readable_by(actor)
 
 
 def reads(actor: Actor, name: str) -> bool:
     """Whether the actor may read the custom property."""
-    protections = actor.policy.protections
+    protections = _protections_of(actor)
     return protections is None or protections.allows(actor, "read", name)
 
 
 def require_property(actor: Actor, operation: Operation, name: str) -> None:
     """Raises Forbidden unless the actor may do this to the custom property."""
-    protections = actor.policy.protections
+    protections = _protections_of(actor)
     if protections is not None and not protections.allows(actor, operation, name):
         error = Forbidden(f"Attribute '{name}' is reserved.")
         raise refused(error, actor, f"property '{name}' {operation}")

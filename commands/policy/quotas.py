@@ -5,17 +5,14 @@ image of another owner) carries the project's limits into the transaction that a
 log itself refuses what does not fit. So nothing rests on a number that was read before.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from calotype.commands.errors import Decision, LimitExceeded
-from calotype.commands.images.image import Image
 from calotype.commands.images.image_state import Usage
 from calotype.commands.images.usage import NOTHING, USAGE, Limits, counts, grown_projects
-from calotype.stores.log.log import OverLimit
+from calotype.stores.log.errors import OverLimit
 from calotype.stores.log.recorder import GroupCommitRecorder
-from calotype.stores.log.tables import Count
 
 _COUNTED = f"SELECT {', '.join(Usage._fields[1:])} FROM {USAGE.name} WHERE project = :project"
 MEBIBYTE = 1 << 20
@@ -106,18 +103,14 @@ class Quotas:
         if self.limits_of is not None:
             await self.limits_of.close()
 
-    # ---- what the log asks ----
+    # ---- for the log ----
 
-    async def limits_of_change(self, before: Usage | None, image: Image) -> dict[str, Limits]:
+    counts = staticmethod(counts)
+
+    async def limits_of_change(self, before: Usage | None, after: Usage) -> dict[str, Limits]:
         """The limits of the projects that have more after this change."""
-        grown = grown_projects(before, image.usage)
+        grown = grown_projects(before, after)
         return {project: (await self.limits(project)).in_order() for project in grown}
-
-    def counts(
-        self, before: Usage | None, image: Image, limits: dict[str, Limits] | None
-    ) -> Sequence[Count]:
-        """What the change adds to the counters, and takes off them."""
-        return counts(before, image.usage, limits)
 
     def refusal(self, over: OverLimit, event: Any) -> LimitExceeded:
         """The answer to a change that does not fit."""

@@ -10,14 +10,13 @@ import ast
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oslo_policy import policy as oslo
 
-if TYPE_CHECKING:
-    from calotype.commands.policy.policy import Actor, Target
+from calotype.commands.policy.actor import Actor, Target
 
-Rule = Callable[["Actor", "Target"], bool]
+Rule = Callable[[Actor, Target], bool]
 Text = str | Sequence[str | Sequence[str]]
 """A rule as files write it: the language, or the old lists of lists."""
 
@@ -131,11 +130,11 @@ class _Compiler:
         return match != "%(visibility)s" or not check.kind.startswith(("'", '"'))
 
 
-def _always(actor: "Actor", target: "Target") -> bool:
+def _always(actor: Actor, target: Target) -> bool:
     return True
 
 
-def _never(actor: "Actor", target: "Target") -> bool:
+def _never(actor: Actor, target: Target) -> bool:
     return False
 
 
@@ -144,7 +143,7 @@ def _all_of(rules: list[Rule]) -> Rule:
         first, second = rules
         return lambda actor, target: first(actor, target) and second(actor, target)
 
-    def every(actor: "Actor", target: "Target") -> bool:
+    def every(actor: Actor, target: Target) -> bool:
         for rule in rules:  # noqa: SIM110 - a loop costs half of what a generator does
             if not rule(actor, target):
                 return False
@@ -158,7 +157,7 @@ def _any_of(rules: list[Rule]) -> Rule:
         first, second = rules
         return lambda actor, target: first(actor, target) or second(actor, target)
 
-    def some(actor: "Actor", target: "Target") -> bool:
+    def some(actor: Actor, target: Target) -> bool:
         for rule in rules:  # noqa: SIM110 - a loop costs half of what a generator does
             if rule(actor, target):
                 return True
@@ -191,7 +190,7 @@ def _role(match: str) -> Rule:
         role = match.lower()
         return lambda actor, target: role in actor.roles
 
-    def has_role(actor: "Actor", target: "Target") -> bool:
+    def has_role(actor: Actor, target: Target) -> bool:
         filled = _filled(match, actor, target)
         return filled is not None and filled.lower() in actor.roles
 
@@ -214,14 +213,14 @@ def _identity(kind: str, match: str) -> Rule:
             return lambda actor, target: was_offered(actor, target)
     path = kind.split(".")
 
-    def matches(actor: "Actor", target: "Target") -> bool:
+    def matches(actor: Actor, target: Target) -> bool:
         filled = _filled(match, actor, target)
         return filled is not None and _found(actor.facts(), path, filled)
 
     return matches
 
 
-def was_offered(actor: "Actor", target: "Target") -> bool:
+def was_offered(actor: Actor, target: Target) -> bool:
     """Whether the actor's project reaches the target because it was shared with it."""
     return (
         actor.project is not None
@@ -231,7 +230,7 @@ def was_offered(actor: "Actor", target: "Target") -> bool:
     )
 
 
-def _filled(match: str, actor: "Actor", target: "Target") -> str | None:
+def _filled(match: str, actor: Actor, target: Target) -> str | None:
     """The text with the target's values in their places; None when it has no such value."""
     if "%" not in match:
         return match
@@ -242,7 +241,7 @@ def _filled(match: str, actor: "Actor", target: "Target") -> str | None:
         return None
 
 
-def target_facts(actor: "Actor", target: "Target") -> dict[str, Any]:
+def target_facts(actor: Actor, target: Target) -> dict[str, Any]:
     """Every value of a target that a rule can name."""
     facts = dict(target.facts())
     facts.pop("member_id", None)  # A custom property may have any name, and means nothing here.

@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from calotype.commands.errors import Unavailable
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
 from calotype.http.identity.token_cache import TokenCache
 from calotype.http.middleware import Unauthenticated
 

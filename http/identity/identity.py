@@ -3,7 +3,8 @@
 from aiohttp import web
 
 from calotype.commands.errors import Invalid
-from calotype.commands.policy.policy import Actor, with_implied
+from calotype.commands.policy.actor import Actor, with_implied
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.http.middleware import Unauthenticated
 
 LONGEST_ID = 255
@@ -12,7 +13,7 @@ LONGEST_ID = 255
 
 def everybody_is(user: str, project: str) -> Actor:
     """No authentication: every request is this user of this project, an administrator."""
-    return Actor(user, project, with_implied({"admin"}))
+    return Actor(user, project, with_implied({"admin"}), policy=DEFAULT_POLICY)
 
 
 def by_trusted_headers(request: web.Request) -> Actor:
@@ -26,7 +27,12 @@ def by_trusted_headers(request: web.Request) -> Actor:
     if not user:
         raise Unauthenticated("This server could not verify that you are authorized.")
     roles = {role.strip().lower() for role in _only(request, "X-Roles", 4096).split(",")}
-    return Actor(user, _only(request, "X-Project-Id") or None, with_implied(roles - {""}))
+    return Actor(
+        user,
+        _only(request, "X-Project-Id") or None,
+        with_implied(roles - {""}),
+        policy=DEFAULT_POLICY,
+    )
 
 
 def _only(request: web.Request, name: str, longest: int = LONGEST_ID) -> str:

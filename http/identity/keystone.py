@@ -8,7 +8,7 @@ from typing import Protocol
 from aiohttp import web
 
 from calotype.commands.errors import Forbidden
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
 from calotype.http.identity.keystone_calls import Keystone, KeystoneUnavailable
 from calotype.http.identity.token_cache import TokenCache
 from calotype.http.identity.tokens import Token, token_of

@@ -6,7 +6,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def token_of(facts: dict[str, Any]) -> Token:
         user_domain=_domain(user),
         project_domain=_domain(project),
         expires_at=datetime.fromisoformat(facts["expires_at"]).timestamp(),
+        policy=DEFAULT_POLICY,
     )
     return Token(
         actor,

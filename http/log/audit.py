@@ -8,7 +8,8 @@ import orjson
 from aiohttp import web
 
 from calotype.commands.errors import Forbidden, Invalid, NotFound
-from calotype.commands.policy.policy import Actor, require_call
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import require_call
 from calotype.commands.policy.protections import readable_by
 from calotype.http.middleware import API, actor_of, json_answer, refuse_body
 from calotype.projections.engine.positions import positions_of

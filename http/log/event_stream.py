@@ -23,7 +23,7 @@ from calotype.http.middleware import (
 )
 from calotype.projections.feed.cloudevents import readable_event
 from calotype.projections.feed.feed import BEFORE_ALL, Question, reader_of
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 
 MEDIA = "text/event-stream"
 KEEP_ALIVE_SECONDS = 15.0

@@ -7,7 +7,8 @@ from aiohttp import web
 
 from calotype.commands.errors import Forbidden, Invalid, NotFound
 from calotype.commands.images.image import image_uuid
-from calotype.commands.policy.policy import Actor, allows, as_auditor, refused, require_call
+from calotype.commands.policy.actor import Actor, refused
+from calotype.commands.policy.policy import allows, as_auditor, require_call
 from calotype.commands.policy.protections import Readable, readable_by
 from calotype.http.middleware import API, Api, actor_of, json_answer, refuse_body
 from calotype.http.paths import link

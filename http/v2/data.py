@@ -19,7 +19,7 @@ from calotype.commands.images.data import refusal_of, upload_data
 from calotype.commands.images.download import require_download
 from calotype.commands.images.image import image_uuid
 from calotype.commands.images.places import url_now
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
 from calotype.http.middleware import (
     API,
     REQUEST_ID,

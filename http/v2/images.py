@@ -9,7 +9,8 @@ from calotype.commands.errors import Invalid
 from calotype.commands.images import deletion, metadata
 from calotype.commands.images.image import Image, image_uuid
 from calotype.commands.images.places import places_now
-from calotype.commands.policy.policy import Actor, require, require_call
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import require, require_call
 from calotype.commands.policy.protections import Readable, readable_by
 from calotype.http.links import base_url
 from calotype.http.middleware import (

@@ -6,7 +6,8 @@ from aiohttp import web
 from calotype.commands.errors import Forbidden, NotFound
 from calotype.commands.images import members
 from calotype.commands.images.image import image_uuid
-from calotype.commands.policy.policy import Actor, allows, require
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import allows, require
 from calotype.http.middleware import (
     API,
     Api,

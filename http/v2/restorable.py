@@ -10,8 +10,9 @@ from aiohttp import web
 
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.images import deletion
-from calotype.commands.images.image import clock_text
-from calotype.commands.policy.policy import Actor, require_call
+from calotype.commands.images.events import clock_text
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import require_call
 from calotype.http.middleware import (
     API,
     actor_of,

@@ -29,7 +29,7 @@ from calotype.ops.jobs.remembering import check_log, places_of
 from calotype.ops.settings.settings import Settings, SettingsError, load_settings
 from calotype.ops.wiring import composition
 from calotype.ops.wiring.sinks import check_files, silent_downloads
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 
 app = typer.Typer(
     name="calotype",

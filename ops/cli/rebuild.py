@@ -22,7 +22,7 @@ from calotype.projections.rebuild.rebuild import look as run_look
 from calotype.projections.rebuild.rebuild import rebuild as run_rebuild
 from calotype.projections.rebuild.rebuild import switch as run_switch
 from calotype.projections.rebuild.registry import PROJECTIONS, Projection
-from calotype.stores.log.log import Fenced
+from calotype.stores.log.errors import Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.table_sets import SwitchRefused
 

@@ -22,8 +22,8 @@ from rich.text import Text
 from calotype.commands.context import CommandContext, cause_of, new_id
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images import deletion
-from calotype.commands.images.image import clock_text
-from calotype.commands.policy.policy import Actor, Cause, with_implied
+from calotype.commands.images.events import clock_text
+from calotype.commands.policy.actor import Actor, Cause, with_implied
 from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings.settings import SettingsError, load_settings
 from calotype.ops.wiring import composition

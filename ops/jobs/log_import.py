@@ -20,7 +20,8 @@ from calotype.commands.images.image import Image
 from calotype.commands.images.usage import counts
 from calotype.projections.engine.positions import Positions
 from calotype.projections.images.rows import rows_of
-from calotype.stores.log.log import Append, event_mapper
+from calotype.stores.log.append import Append
+from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change
 

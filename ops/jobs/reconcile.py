@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from calotype.commands.context import CommandContext
-from calotype.commands.images.keys import written_for
-from calotype.commands.images.places import url_now
+from calotype.commands.images.places import url_now, written_for
 from calotype.ops.jobs.sweeper import Swept, sweep_alone
 from calotype.projections.images.queries import Queries
 from calotype.projections.rebuild.epochs import last_event_time, lost_times

@@ -22,7 +22,7 @@ from calotype.projections.rebuild import epochs
 from calotype.projections.rebuild.epochs import Head, NotAHead, OfAnotherLog, SetBack
 from calotype.stores.images.driver import Driver, StoreError
 from calotype.stores.images.threads import DaemonThreads
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 FILE_SECONDS, STORE_SECONDS = 2.0, 10.0

@@ -7,7 +7,7 @@ import structlog
 
 from calotype.projections.seal.seal import sealer, standing_checkpoint
 from calotype.projections.seal.signed_note import Signer
-from calotype.stores.log.log import Append
+from calotype.stores.log.append import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Replace
 

@@ -26,7 +26,8 @@ from calotype.commands.images.data import (
     remove_strays,
 )
 from calotype.commands.images.deletion import end_retention
-from calotype.commands.images.image import Image, clock_text
+from calotype.commands.images.events import clock_text
+from calotype.commands.images.image import Image
 from calotype.projections.engine.leadership import Leadership
 from calotype.projections.engine.presence import Presence
 from calotype.projections.engine.rounds import Rounds

@@ -9,7 +9,7 @@ from calotype.ops.settings.settings import Settings, SettingsError
 from calotype.ops.wiring import composition
 from calotype.ops.wiring.audit_key import signer_of
 from calotype.stores.images.driver import StoreError
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 
 
 def troubles(settings: Settings) -> Iterator[str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import structlog
 
-from calotype.commands.policy.policy import Actor, with_implied
+from calotype.commands.policy.actor import Actor, with_implied
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.http.identity.basic import Login
 from calotype.ops.settings.file_watching import watch
 from calotype.ops.settings.identity import HttpBasic
@@ -65,7 +66,9 @@ def _actor(settings: HttpBasic, name: str) -> Actor:
     own = settings.users.get(name)
     project = settings.project if own is None or own.project is None else own.project
     roles = settings.roles if own is None or own.roles is None else own.roles
-    return Actor(name, project, with_implied({role.strip().lower() for role in roles}))
+    return Actor(
+        name, project, with_implied({role.strip().lower() for role in roles}), policy=DEFAULT_POLICY
+    )
 
 
 def _hashes(path: Path) -> dict[str, bytes]:

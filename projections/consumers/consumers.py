@@ -20,7 +20,7 @@ import orjson
 
 from calotype.commands.errors import LimitExceeded, NotFound, Unavailable
 from calotype.commands.images.download import DataSent
-from calotype.commands.images.image import clock_text
+from calotype.commands.images.events import clock_text
 from calotype.projections.consumers import account
 from calotype.projections.consumers import claims as consumer_answers
 from calotype.projections.consumers.account import (

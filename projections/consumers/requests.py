@@ -6,7 +6,8 @@ from typing import Any, get_args
 from uuid import UUID
 
 from calotype.commands.errors import Forbidden, Invalid
-from calotype.commands.policy.policy import Actor, require_call
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import require_call
 from calotype.projections.consumers.account import OnParked, Subscription
 from calotype.projections.consumers.consumers import OWN_MARK
 from calotype.projections.feed.feed import Feed, known_types, reader_of

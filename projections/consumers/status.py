@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from calotype.commands.images.image import clock_text
+from calotype.commands.images.events import clock_text
 from calotype.commands.policy.protections import Readable
 from calotype.projections.consumers.account import PARKED_LIMIT, Consumer, mine
 from calotype.projections.consumers.consumers import Consumers, Parked

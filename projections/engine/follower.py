@@ -16,7 +16,8 @@ import structlog
 from eventsourcing.persistence import IntegrityError, Notification, Tracking
 
 from calotype.projections.engine.leadership import Leadership
-from calotype.stores.log.log import Append, Fenced
+from calotype.stores.log.append import Append
+from calotype.stores.log.errors import Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change, Count
 

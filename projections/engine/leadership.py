@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
-from calotype.stores.log.log import Fence, Fenced, LogUnavailable
+from calotype.stores.log.append import Fence
+from calotype.stores.log.errors import Fenced, LogUnavailable
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from calotype.projections.engine.leadership import Leadership
-from calotype.stores.log.log import Fenced
+from calotype.stores.log.errors import Fenced
 
 FIRST_PAUSE_SECONDS = 0.2
 

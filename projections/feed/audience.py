@@ -15,7 +15,8 @@ import orjson
 from eventsourcing.persistence import Notification
 
 from calotype.commands.images.download import DataSent
-from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.commands.images.events import EVENT_TYPES, MemberAdded, MemberRemoved, MemberStatusSet
+from calotype.commands.images.image import Image
 from calotype.projections.past.latest import LatestImages
 from calotype.stores.log.log import CACHE_BYTES
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -42,7 +43,7 @@ EVENT_AUDIENCE = Table(
 )
 """One row per event and project that may know of it."""
 
-_OF_ONE_MEMBER = (Image.MemberAdded, Image.MemberStatusSet, Image.MemberRemoved)
+_OF_ONE_MEMBER = (MemberAdded, MemberStatusSet, MemberRemoved)
 
 
 def audience_of(image: Image | None) -> dict[str, str]:

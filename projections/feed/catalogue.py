@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from calotype.commands.images.download import LOG_EVENT_TYPES, DataSent
-from calotype.commands.images.image import Image
+from calotype.commands.images.events import Created, ImageEvent
 from calotype.projections.engine.positions import Positions
 from calotype.projections.feed.audience import FULL, OWN, SHARED, WITHDRAWN
 from calotype.projections.feed.cloudevents import (
@@ -21,7 +21,7 @@ from calotype.projections.feed.cloudevents import (
     type_of,
 )
 
-EventType = type[Image.Event] | type[DataSent]
+EventType = type[ImageEvent] | type[DataSent]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INTERNAL = ("originator_id", "originator_version")
@@ -111,7 +111,7 @@ def sample_event(topic: str) -> dict[str, Any]:
         Positions("0a1b2c3d4e5f"),
         position=42,
         originator_id=SAMPLE_ID,
-        version=1 if kind in (Image.Created, DataSent) else 7,
+        version=1 if kind in (Created, DataSent) else 7,
         topic=topic,
         state=sample_state(kind),
     )

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from calotype.projections.feed.audience import EVENT_AUDIENCE, FOLLOWER
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.subscription import LONGEST_WAIT_SECONDS, RECONNECT_SECONDS, CommitWatch
 

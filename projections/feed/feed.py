@@ -14,7 +14,8 @@ from uuid import UUID
 
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.images.download import LOG_EVENT_TYPES
-from calotype.commands.policy.policy import Actor, may, require_call
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import may, require_call
 from calotype.projections.engine.positions import Positions, positions_of
 from calotype.projections.feed.audience import EVENT_AUDIENCE, FOLLOWER, FULL, OWN, SHARED
 from calotype.projections.feed.cloudevents import encoded_event, encoded_snapshot, topic_of

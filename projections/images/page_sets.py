@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
 from calotype.projections.images.listing import Filter, ListQuery
 from calotype.projections.images.page_drivers import (
     EQUAL,

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from calotype.commands.errors import Unavailable
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
 from calotype.projections.images import walks
 from calotype.projections.images.listing import Filter, ListQuery, Moment
 from calotype.projections.images.page_drivers import Driver, is_impossible, is_rare
@@ -19,7 +19,7 @@ from calotype.projections.images.page_drivers import drivers as drivers_of
 from calotype.projections.images.page_sets import has_order_of_sets
 from calotype.projections.images.pages import DOCUMENT, page_statement
 from calotype.projections.images.tables import IMAGES
-from calotype.stores.log.log import ReadTooLong
+from calotype.stores.log.errors import ReadTooLong
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE_BYTES = 16 << 20

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
 from calotype.projections.images.listing import Filter, ListQuery, Moment
 from calotype.projections.images.rows import INDEXED_CHARACTERS
 from calotype.projections.images.tables import IMAGES, MEMBERS, PROPERTIES, TAGS

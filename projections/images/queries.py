@@ -8,8 +8,9 @@ from uuid import UUID
 import orjson
 
 from calotype.commands.errors import Forbidden, Invalid
-from calotype.commands.images.keys import key_of, written_for
-from calotype.commands.policy.policy import Actor, allows
+from calotype.commands.images.places import key_of, written_for
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import allows
 from calotype.commands.policy.protections import Readable
 from calotype.projections.images.listing import Direction, ListQuery, Moment
 from calotype.projections.images.page_steps import PAGE_BYTES, PageSteps

@@ -9,7 +9,26 @@ from typing import Any
 
 import orjson
 
-from calotype.commands.images.image import Image, api_time
+from calotype.commands.images.events import (
+    Created,
+    DataRemoved,
+    DataStored,
+    Deleted,
+    ImageEvent,
+    LocationsChanged,
+    MemberAdded,
+    MemberRemoved,
+    MemberStatusSet,
+    Purged,
+    Restored,
+    TagAdded,
+    TagRemoved,
+    Updated,
+    UploadFailed,
+    UploadStarted,
+    api_time,
+)
+from calotype.commands.images.image import Image
 from calotype.commands.policy.protections import Readable
 from calotype.projections.images.restorable import restorable_rows
 from calotype.projections.images.tables import BLOBS, IMAGES, MEMBERS, PROPERTIES, RESTORABLE, TAGS
@@ -17,38 +36,38 @@ from calotype.stores.log.tables import Replace, Table
 
 INDEXED_CHARACTERS = 200
 
-_COMES_AND_GOES = (Image.Created, Image.Deleted, Image.Restored)
-_TOUCHES_TAGS = (*_COMES_AND_GOES, Image.TagAdded, Image.TagRemoved, Image.Updated)
-_TOUCHES_PROPERTIES = (*_COMES_AND_GOES, Image.Updated)
+_COMES_AND_GOES = (Created, Deleted, Restored)
+_TOUCHES_TAGS = (*_COMES_AND_GOES, TagAdded, TagRemoved, Updated)
+_TOUCHES_PROPERTIES = (*_COMES_AND_GOES, Updated)
 _TOUCHES_MEMBERS = (
-    Image.MemberAdded,
-    Image.MemberStatusSet,
-    Image.MemberRemoved,
-    Image.Deleted,
-    Image.Restored,
+    MemberAdded,
+    MemberStatusSet,
+    MemberRemoved,
+    Deleted,
+    Restored,
 )
 _TOUCHES_BLOBS = (
-    Image.UploadStarted,
-    Image.UploadFailed,
-    Image.DataStored,
-    Image.LocationsChanged,
-    Image.Deleted,
-    Image.Restored,
-    Image.Purged,
-    Image.DataRemoved,
+    UploadStarted,
+    UploadFailed,
+    DataStored,
+    LocationsChanged,
+    Deleted,
+    Restored,
+    Purged,
+    DataRemoved,
 )
 _SETS = frozenset(("owner", "visibility"))
 """Fields that say who lists an image; tags and properties have them too."""
 _LEAVES_THE_IMAGE = (
-    Image.MemberAdded,
-    Image.MemberStatusSet,
-    Image.MemberRemoved,
-    Image.Purged,
-    Image.DataRemoved,
+    MemberAdded,
+    MemberStatusSet,
+    MemberRemoved,
+    Purged,
+    DataRemoved,
 )
 
 
-def rows_of(image: Image, events: Sequence[Image.Event]) -> list[Replace]:
+def rows_of(image: Image, events: Sequence[ImageEvent]) -> list[Replace]:
     """The rows that change when `events`, the latest of `image`, are appended."""
     changes: list[Replace] = []
     if not all(isinstance(event, _LEAVES_THE_IMAGE) for event in events):
@@ -82,16 +101,16 @@ def all_rows_of(image: Image) -> Iterator[tuple[Table, tuple[Any, ...]]]:
             yield table, row
 
 
-def _touches_restorable(event: Image.Event) -> bool:
+def _touches_restorable(event: ImageEvent) -> bool:
     # A deletion for good has no row there, and need not look for one.
-    if isinstance(event, Image.Deleted):
+    if isinstance(event, Deleted):
         return event.retained_until is not None
-    return isinstance(event, (Image.Restored, Image.Purged))
+    return isinstance(event, (Restored, Purged))
 
 
-def _touched(events: Sequence[Image.Event], kinds: tuple[type, ...], what: str) -> bool:
+def _touched(events: Sequence[ImageEvent], kinds: tuple[type, ...], what: str) -> bool:
     for event in events:
-        if isinstance(event, Image.Updated):
+        if isinstance(event, Updated):
             if not _SETS.isdisjoint(event.fields):
                 return True
             if what == "tags" and event.tags is not None:

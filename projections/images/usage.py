@@ -11,7 +11,8 @@ from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.commands.images.events import EVENT_TYPES
+from calotype.commands.images.image import Image
 from calotype.commands.images.usage import NOTHING, USAGE, Amounts, counts
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder

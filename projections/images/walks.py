@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
 from calotype.projections.images.listing import Filter, ListQuery
 from calotype.projections.images.page_drivers import Driver, Tagged, as_indexed, order_of_index
 from calotype.projections.images.page_sets import (

@@ -9,7 +9,7 @@ import re
 from datetime import UTC, datetime
 
 from calotype.commands.errors import Invalid, Unavailable
-from calotype.commands.images.image import clock_text
+from calotype.commands.images.events import clock_text
 from calotype.projections.engine.follower import wait_until_reached
 from calotype.projections.engine.positions import Positions, positions_of
 from calotype.projections.images.listing import Moment

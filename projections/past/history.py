@@ -13,7 +13,8 @@ from uuid import UUID
 import orjson
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.images.image import EVENT_TYPES, Image, clock_text
+from calotype.commands.images.events import EVENT_TYPES, clock_text
+from calotype.commands.images.image import Image
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
 from calotype.commands.policy.protections import Readable
 from calotype.projections.engine.positions import Positions

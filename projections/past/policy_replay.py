@@ -16,9 +16,11 @@ from eventsourcing.persistence import Notification
 
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images.download import LOG_EVENT_TYPES, DataSent
-from calotype.commands.images.image import EVENT_TYPES, Image, clock_text
+from calotype.commands.images.events import EVENT_TYPES, clock_text
+from calotype.commands.images.image import Image
+from calotype.commands.policy.actor import Actor
 from calotype.commands.policy.authorization import reauthorize
-from calotype.commands.policy.policy import Actor, Policy
+from calotype.commands.policy.policy import Policy
 from calotype.projections.past.latest import LatestImages
 from calotype.projections.past.row_versions import stored_of
 from calotype.stores.log.log import event_mapper

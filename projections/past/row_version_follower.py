@@ -6,7 +6,8 @@ from uuid import UUID
 
 from eventsourcing.persistence import Notification, StoredEvent
 
-from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.commands.images.events import EVENT_TYPES
+from calotype.commands.images.image import Image
 from calotype.projections.past import row_version_snapshots
 from calotype.projections.past.row_versions import (
     MOMENTS,

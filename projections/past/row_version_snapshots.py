@@ -10,7 +10,8 @@ from uuid import UUID
 
 import orjson
 
-from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.commands.images.events import EVENT_TYPES
+from calotype.commands.images.image import Image
 from calotype.commands.images.snapshots import decode_image, encode_image, fingerprint_of
 from calotype.projections.images.rows import all_rows_of, rows_of
 from calotype.projections.past.row_versions import VERSIONS, ImageTimeline, RowVersion, kept

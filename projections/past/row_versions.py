@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from eventsourcing.persistence import Notification, StoredEvent
 
-from calotype.commands.images.image import Image, api_time, clock_text
+from calotype.commands.images.events import Created, api_time, clock_text
 from calotype.projections.images.rows import rows_of
 from calotype.projections.images.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
 from calotype.stores.log.tables import Change, Column, Index, Put, Table, key_getter
@@ -257,7 +257,7 @@ def written(noted: Noted) -> list[Change]:
 
 def moment_after(before: tuple[str, str], topic: str, timestamp: datetime) -> tuple[str, str]:
     """`clock` and `newest_created_at` of MOMENTS after an event, given those of the one before."""
-    born = api_time(timestamp) if topic == Image.Created.TOPIC else ""
+    born = api_time(timestamp) if topic == Created.TOPIC else ""
     return max(before[0], clock_text(timestamp)), max(before[1], born)
 
 

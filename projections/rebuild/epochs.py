@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from calotype.commands.images.image import clock_text
+from calotype.commands.images.events import clock_text
 from calotype.projections.engine.positions import Positions, positions_now
 from calotype.projections.past.row_versions import timestamp_in
 from calotype.projections.seal.seal import event_leaf, events_after

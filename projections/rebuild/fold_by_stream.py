@@ -11,7 +11,8 @@ from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.commands.images.events import EVENT_TYPES
+from calotype.commands.images.image import Image
 from calotype.projections.feed.audience import EVENT_AUDIENCE, audience_of, told_of, told_of_others
 from calotype.projections.images.rows import all_rows_of
 from calotype.projections.past.row_versions import ImageTimeline, Noted, finished

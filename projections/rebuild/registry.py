@@ -11,7 +11,7 @@ from uuid import UUID
 
 from eventsourcing.persistence import Notification
 
-from calotype.commands.images.image import EVENT_TYPES
+from calotype.commands.images.events import EVENT_TYPES
 from calotype.commands.images.usage import USAGE
 from calotype.projections.engine.follower import Fold
 from calotype.projections.feed import audience

@@ -21,7 +21,7 @@ from calotype.projections.engine.positions import positions_now
 from calotype.projections.sinks.contract import Broker, MessageEncoder, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import checkpoint_of, lease_of, parking, troubled
-from calotype.stores.log.log import Append
+from calotype.stores.log.append import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change
 

@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from calotype.commands.images.image import api_time, clock_text
+from calotype.commands.images.events import api_time, clock_text
 from calotype.projections.engine.follower import reached
 from calotype.projections.past.as_of import rfc3339
 from calotype.projections.past.row_versions import FOLLOWER, IMAGE_VERSIONS, MOMENTS

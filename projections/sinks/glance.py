@@ -10,7 +10,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from calotype.commands.images.download import DataSent
-from calotype.commands.images.image import Image, api_time
+from calotype.commands.images.events import (
+    Created,
+    DataStored,
+    Deactivated,
+    Deleted,
+    ImageEvent,
+    LocationsChanged,
+    MemberAdded,
+    MemberRemoved,
+    MemberStatusSet,
+    Reactivated,
+    Restored,
+    TagAdded,
+    TagRemoved,
+    Updated,
+    UploadFailed,
+    UploadStarted,
+    api_time,
+)
+from calotype.commands.images.image import Image
 
 INFO, ERROR = "INFO", "ERROR"
 
@@ -43,7 +62,7 @@ def kept(image: Image | None) -> Image | None:
 
 
 def notifications_of(
-    before: Image | None, event: Image.Event, image: Image
+    before: Image | None, event: ImageEvent, image: Image
 ) -> list[GlanceNotification]:
     """What is told of an event of an image."""
     tell = _TOLD.get(type(event))
@@ -160,21 +179,21 @@ def _member_removed(before: Image | None, event: Any, image: Image) -> list[Glan
 
 _Tell = Callable[[Image | None, Any, Image], list[GlanceNotification]]
 
-_TOLD: dict[type[Image.Event], _Tell] = {
-    Image.Created: _created,
-    Image.Updated: _updated,
-    Image.TagAdded: _updated,
-    Image.TagRemoved: _updated,
-    Image.UploadStarted: _upload_started,
-    Image.DataStored: _data_stored,
-    Image.UploadFailed: _upload_failed,
-    Image.LocationsChanged: _updated,
-    Image.Deactivated: _updated,
-    Image.Reactivated: _updated,
-    Image.Deleted: _deleted,
-    Image.Restored: _updated,
-    Image.MemberAdded: _member_added,
-    Image.MemberStatusSet: _member_set,
-    Image.MemberRemoved: _member_removed,
+_TOLD: dict[type[ImageEvent], _Tell] = {
+    Created: _created,
+    Updated: _updated,
+    TagAdded: _updated,
+    TagRemoved: _updated,
+    UploadStarted: _upload_started,
+    DataStored: _data_stored,
+    UploadFailed: _upload_failed,
+    LocationsChanged: _updated,
+    Deactivated: _updated,
+    Reactivated: _updated,
+    Deleted: _deleted,
+    Restored: _updated,
+    MemberAdded: _member_added,
+    MemberStatusSet: _member_set,
+    MemberRemoved: _member_removed,
 }
 """The end of a retention and the removal of garbage are told to nobody, as Glance does."""

@@ -20,7 +20,7 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 from yarl import URL
 
 from calotype.commands.images.download import DataSent
-from calotype.commands.images.image import EVENT_TYPES
+from calotype.commands.images.events import EVENT_TYPES
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
 from calotype.projections.engine.positions import Positions
 from calotype.projections.feed.audience import FULL

@@ -9,7 +9,7 @@ import orjson
 from eventsourcing.persistence import Notification
 
 from calotype.commands.images.download import DataSent
-from calotype.commands.images.image import EVENT_TYPES
+from calotype.commands.images.events import EVENT_TYPES
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
 from calotype.projections.engine.positions import Positions
 from calotype.projections.past.latest import LatestImages

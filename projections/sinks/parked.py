@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-from calotype.commands.images.image import clock_text
+from calotype.commands.images.events import clock_text
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Column, Index, Replace, Table
 

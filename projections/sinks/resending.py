@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from calotype.projections.sinks.contract import Broker, MessageEncoder, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import leaving
-from calotype.stores.log.log import Append
+from calotype.stores.log.append import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PATIENCE_SECONDS = 5.0

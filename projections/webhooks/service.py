@@ -14,8 +14,9 @@ from uuid import uuid4
 import orjson
 
 from calotype.commands.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
-from calotype.commands.images.image import clock_text
-from calotype.commands.policy.policy import Actor, Policy, may, require_call, with_implied
+from calotype.commands.images.events import clock_text
+from calotype.commands.policy.actor import Actor, with_implied
+from calotype.commands.policy.policy import Policy, may, require_call
 from calotype.commands.policy.protections import Readable
 from calotype.projections.consumers.account import Subscription
 from calotype.projections.consumers.consumers import Consumers

@@ -1,11 +1,11 @@
-"""Whether writing to the log works, as told by the writes themselves."""
+"""Whether writing to the log works, known from the writes themselves."""
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 
 
 class WriteHealth:

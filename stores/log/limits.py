@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calotype.stores.log.log import Append, OverLimit
+from calotype.stores.log.append import Append
+from calotype.stores.log.errors import OverLimit
 from calotype.stores.log.tables import Count, Table, added
 
 Counters = Mapping[tuple[Table, Any], tuple[int, ...]]

@@ -1,14 +1,7 @@
-"""The recorder of the event log: group commit, and the promises both databases keep.
-
-All appends of a process go through one queue to one writer thread. It takes whatever waits,
-writes it in one transaction together with the query rows, and answers everybody at once: under
-load many commands share one fsync, and alone nobody waits for others. Because batches are
-serialised across processes, positions are in commit order and have no gaps.
-"""
+"""The recorder of the event log: the promises that both databases keep."""
 
 import asyncio
 import concurrent.futures
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,31 +9,19 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-import structlog
 from eventsourcing.persistence import (
-    IntegrityError,
     Notification,
     ProcessRecorder,
     StoredEvent,
     Tracking,
 )
 
-from calotype.stores.log.health import WriteHealth
+from calotype.stores.log.append import Append, AppendQueue
 from calotype.stores.log.leases import LeaseTerms
-from calotype.stores.log.log import Append, AppendQueue, LogUnavailable, Outcome, deliver
 from calotype.stores.log.options import LogOptions
 from calotype.stores.log.subscription import CommitWatch
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Succession, Table
-
-BATCH_LIMIT = 256
-"""How many appends one transaction takes at most."""
-READ_SECONDS = 15.0
-"""How long a read may take, if nothing else is said."""
-SCAN_CONNECTIONS = 2
-"""How many scans a process does at the same time, if nothing else is said."""
-
-log = structlog.get_logger("calotype.log")
 
 Result = TypeVar("Result")
 
@@ -64,9 +45,7 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     """SQL for the time now in seconds since 1970, by the clock that all processes share."""
 
     def __init__(self, options: LogOptions, *, only_aggregates: bool = False) -> None:
-        super().__init__(self._run_writer, options.queue_limit)
-        self._options = options
-        self._health = WriteHealth(options.late_seconds)
+        super().__init__(options)
         self._only_aggregates = only_aggregates
         self.lease_terms = LeaseTerms()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -92,46 +71,6 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     def insert_tracking(self, tracking: Tracking) -> None:
         """Records how far a subscriber came. Raises IntegrityError unless it is further."""
         self.insert_events([], tracking=tracking)
-
-    def _run_writer(self) -> None:
-        while True:
-            batch = self.take(BATCH_LIMIT)
-            if not batch:
-                break
-            with self._health.writing(batch[0].submitted_at):
-                self._write(batch)
-        self._close_writer()
-
-    def _write(self, batch: list[Append]) -> None:
-        outcomes: list[tuple[Append, Outcome]] = []
-        ready: list[Append] = []
-        for append in batch:
-            try:
-                append.changes = append.rows() if append.rows is not None else ()
-                ready.append(append)
-            except Exception as error:
-                outcomes.append((append, error))
-        try:
-            if ready:
-                outcomes += self._write_batch(ready)
-        except Exception as error:
-            log.exception("batch failed")
-            outcomes += [(append, error) for append in ready]
-        away = next((one for _, one in outcomes if isinstance(one, LogUnavailable)), None)
-        if away is not None:
-            # Those that waited as long behind it need not find out for themselves.
-            late = self.take_older(time.monotonic() - self._options.batch_seconds)
-            outcomes += [(append, away) for append in late]
-            self._health.failed(str(away))
-        deliver(outcomes)
-
-    @abstractmethod
-    def _write_batch(self, batch: list[Append]) -> list[tuple[Append, Outcome]]:
-        """Writes the batch in one transaction; each append succeeds or fails on its own."""
-
-    @abstractmethod
-    def _close_writer(self) -> None:
-        """Closes the writer thread's connection."""
 
     # ---- reading, on the event loop ----
 
@@ -326,29 +265,3 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     async def close(self) -> None:
         """The same without blocking the event loop."""
         await asyncio.to_thread(self.close_now)
-
-
-def without_rivals(batch: Sequence[Append]) -> tuple[list[Append], list[Append]]:
-    """`(now, later)`: of several appends to one version of an aggregate only the first is `now`.
-
-    The others have lost only if it succeeds, so they are tried after it.
-    """
-    taken: set[tuple[UUID | str, int]] = set()
-    now: list[Append] = []
-    later: list[Append] = []
-    for append in batch:
-        keys = {(event.originator_id, event.originator_version) for event in append.events}
-        if taken.isdisjoint(keys):
-            taken |= keys
-            now.append(append)
-        else:
-            later.append(append)
-    return now, later
-
-
-def conflict(append: Append) -> IntegrityError:
-    """The error of an append whose version of the aggregate is taken."""
-    event = append.events[0]
-    return IntegrityError(
-        f"version {event.originator_version} of {event.originator_id} is taken already"
-    )

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from eventsourcing.persistence import ApplicationRecorder, Notification, Subscription
 
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 
 PAGE = 500
 RECONNECT_SECONDS = 0.2

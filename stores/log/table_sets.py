@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calotype.stores.log.log import Fence
+from calotype.stores.log.append import Fence
 from calotype.stores.log.tables import Change, Table, of_generation
 
 Rows = Mapping[Table, Sequence[tuple[Any, ...]]]

@@ -1,12 +1,13 @@
 """Query tables as the log sees them: descriptions, their DDL, and changes of their rows.
 
 The log writes these rows in the transaction that appends the events, and knows nothing else about
-them. They are prints: `create_tables` makes them, and they can be made again from the log.
+them. They are projections: `create_tables` makes them, and they can be rebuilt from the log.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import add, itemgetter
 from typing import Any, Literal
 from uuid import UUID
@@ -139,7 +140,7 @@ def index_ddl(table: Table, index: Index) -> str:
 def of_generation(table: Table, generation: int) -> Table:
     """The same table under another name, to be filled beside it and to take its place.
 
-    Indexes keep their names when a table is renamed, so that they tell the generation for ever.
+    Indexes keep their names when a table is renamed, so a name shows its generation from then on.
     """
     return replace(
         table,
@@ -206,6 +207,7 @@ def added(row: tuple[int, ...] | None, amounts: tuple[int, ...]) -> tuple[int, .
     return amounts if row is None else tuple(map(add, row, amounts))
 
 
+@cache
 def key_getter(table: Table) -> Callable[[tuple[Any, ...]], Any]:
     """What gives the key of a row of the table: one value, or a tuple of several."""
     names = [column.name for column in table.columns]
@@ -219,6 +221,7 @@ def on_conflict(table: Table, updates: Sequence[str]) -> str:
     return f"ON CONFLICT ({', '.join(table.key)}) DO {action}"
 
 
+@cache
 def adding(table: Table) -> str:
     """What an INSERT of amounts into the table does where the key is there already: add them."""
     names = [column.name for column in table.columns if column.name not in table.key]

@@ -19,13 +19,15 @@ import uvloop
 from eventsourcing.persistence import StoredEvent
 
 from calotype.commands.images import fields as rules
+from calotype.commands.images.events import ImageEvent
 from calotype.commands.images.image import Image, create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.ops.settings.log import Log
 from calotype.ops.settings.settings import Settings
 from calotype.ops.wiring.composition import migrate, recorder_of
 from calotype.projections.images.rows import rows_of
-from calotype.stores.log.log import Append, event_mapper
+from calotype.stores.log.append import Append
+from calotype.stores.log.log import event_mapper
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Replace
 
@@ -41,8 +43,8 @@ def _image(body: dict[str, Any]) -> Image:
     return create(_CAUSE, image_id=str(uuid4()), fields=fields, tags=tags, properties=properties)
 
 
-def _pending(image: Image) -> list[Image.Event]:
-    return [event for event in image.collect_events() if isinstance(event, Image.Event)]
+def _pending(image: Image) -> list[ImageEvent]:
+    return [event for event in image.collect_events() if isinstance(event, ImageEvent)]
 
 
 def _creations(body: dict[str, Any]) -> Iterator[Write]:

@@ -11,7 +11,7 @@ import psycopg
 from eventsourcing.persistence import StoredEvent
 
 from calotype.commands.images.image import Image, create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.sqlite.connections import ThreadConnection
 

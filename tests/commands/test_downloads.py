@@ -7,7 +7,7 @@ import orjson
 from eventsourcing.persistence import StoredEvent
 
 from calotype.commands.images.download import LOG_EVENT_TYPES, DataSent
-from calotype.commands.images.image import EVENT_TYPES
+from calotype.commands.images.events import EVENT_TYPES
 from calotype.stores.log.log import event_mapper
 
 GOLDEN = Path(__file__).with_name("golden_downloads.ndjson")

@@ -7,7 +7,8 @@ import orjson
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.images.image import EVENT_TYPES, Image
+from calotype.commands.images.events import EVENT_TYPES
+from calotype.commands.images.image import Image
 from calotype.projections.feed.catalogue import fields_of, version_of
 from calotype.stores.log.log import event_mapper
 

@@ -6,9 +6,10 @@ import orjson
 import pytest
 
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
-from calotype.commands.images.image import EVENT_TYPES, Image, create
+from calotype.commands.images.events import EVENT_TYPES
+from calotype.commands.images.image import Image, create
 from calotype.commands.images.image_state import DOOMED, INTENDED, STORED
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.stores.log.log import event_mapper
 
 CAUSE = Cause({"user": "u1", "project": "p1", "roles": ["member"]}, "req-1", None, "c1")

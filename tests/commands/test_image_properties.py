@@ -12,7 +12,7 @@ from calotype.commands.images.image import Image, create
 from calotype.commands.images.image_state import DOOMED, INTENDED, RETAINED, STORED
 from calotype.commands.images.snapshots import decode_image, encode_image
 from calotype.commands.images.usage import counts
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.projections.images.restorable import restorable_rows
 from calotype.projections.images.rows import rows_of
 from calotype.stores.log.log import event_mapper

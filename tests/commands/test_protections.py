@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calotype.commands.errors import Conflict, Forbidden
-from calotype.commands.policy.policy import Actor, Policy
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import Policy
 from calotype.commands.policy.protections import (
     FOUND_EVERYWHERE,
     OPERATIONS,

@@ -9,15 +9,16 @@ from calotype.commands.context import CommandContext, cause_of
 from calotype.commands.errors import Forbidden
 from calotype.commands.images.image import Image, create
 from calotype.commands.images.locations import Place, change_locations
+from calotype.commands.policy.actor import Actor
 from calotype.commands.policy.authorization import reauthorize
-from calotype.commands.policy.policy import Actor, Policy
+from calotype.commands.policy.policy import DEFAULT_POLICY, Policy
 from calotype.http.v2.patch import Operation
 from calotype.ops.settings.settings import Settings
 from calotype.ops.wiring.composition import parts_of, recorder_of
 from calotype.stores.log.log import event_mapper
 
-ADMIN = Actor("eve", "p1", frozenset({"admin"}))
-MEMBER = Actor("ann", "p1", frozenset({"member", "reader"}))
+ADMIN = Actor("eve", "p1", frozenset({"admin"}), policy=DEFAULT_POLICY)
+MEMBER = Actor("ann", "p1", frozenset({"member", "reader"}), policy=DEFAULT_POLICY)
 FIELDS = {
     "name": None, "visibility": "private", "owner": "p1", "protected": False, "os_hidden": False,
     "disk_format": "raw", "container_format": "bare", "min_disk": 0, "min_ram": 0,

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from oslo_config import cfg
 from oslo_policy import policy as oslo
 
-from calotype.commands.policy.policy import Actor, NewImage, Policy
+from calotype.commands.policy.actor import Actor, NewImage
+from calotype.commands.policy.policy import DEFAULT_POLICY, Policy
 from calotype.commands.policy.rule_language import BadRule, target_facts
 
 LEAVES = st.sampled_from([
@@ -78,7 +79,7 @@ def test_a_rule_that_cannot_be_used_is_named(texts, why) -> None:
     ],
 )
 def test_former_defaults_need_no_persona_but_the_owner(rule, owner, offered, allowed) -> None:
-    nobody = Actor("alice", "p1", frozenset())
+    nobody = Actor("alice", "p1", frozenset(), policy=DEFAULT_POLICY)
     image = NewImage(owner, "shared", offered=offered)
     assert Policy(enforce_new_defaults=False).holds(rule, nobody, image) == allowed
     assert not Policy().holds(rule, nobody, image)

@@ -15,7 +15,7 @@ from eventsourcing.domain import OriginatorVersionError
 from calotype.commands.errors import Conflict, Forbidden
 from calotype.commands.images.image import Image, create
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS, encode_image
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.images.rows import rows_of
 from calotype.projections.past.history import history_of

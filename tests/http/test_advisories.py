@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from calotype.commands.policy.policy import Actor, with_implied
+from calotype.commands.policy.actor import Actor, with_implied
+from calotype.commands.policy.policy import DEFAULT_POLICY
 
 TEN = b"0123456789"
 
@@ -358,7 +359,9 @@ async def test_a_token_that_ends_during_an_upload_leaves_nothing_uncounted(proje
     bodies = {kept["id"]: Slowly(), gone["id"]: Slowly()}
     by_headers = projects.api.identify
     ends = time.time() + 0.5
-    brief = Actor("somebody", "red", with_implied({"member"}), expires_at=ends)
+    brief = Actor(
+        "somebody", "red", with_implied({"member"}), expires_at=ends, policy=DEFAULT_POLICY
+    )
 
     def identify(request: Any) -> Actor:
         return brief if request.method == "PUT" else by_headers(request)

@@ -8,12 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from calotype.commands.errors import Invalid
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.http.v2.filters import SORT_KEYS, page_links, parse_list
 from calotype.projections.images.listing import Filter
 
-ADMIN = Actor("admin", "default", frozenset({"admin"}))
-PLAIN = Actor("someone", "default", frozenset({"member"}))
+ADMIN = Actor("admin", "default", frozenset({"admin"}), policy=DEFAULT_POLICY)
+PLAIN = Actor("someone", "default", frozenset({"member"}), policy=DEFAULT_POLICY)
 names = some.sampled_from(
     [
         "limit", "marker", "sort", "sort_key", "sort_dir", "visibility", "member_status",

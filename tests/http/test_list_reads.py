@@ -21,7 +21,8 @@ import psycopg
 import pytest
 
 from calotype.commands.images.image import Image, create
-from calotype.commands.policy.policy import Actor, Cause, with_implied
+from calotype.commands.policy.actor import Actor, Cause, with_implied
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.http.v2.filters import SORT_KEYS, parse_list
 from calotype.projections.images.queries import Queries
 from calotype.projections.images.rows import all_rows_of
@@ -46,10 +47,10 @@ BORN = datetime(2026, 1, 1, tzinfo=UTC)
 CAUSE = Cause({"user": "u", "project": "big", "roles": ["admin"]}, "req-1", None, "c")
 MEMBER = with_implied({"member"})
 CALLERS = {
-    "admin": Actor("a", "ops", with_implied({"admin"})),
-    "big": Actor("b", "big", MEMBER),
-    "small": Actor("s", "small", MEMBER),
-    "nobody": Actor("n", None, MEMBER),
+    "admin": Actor("a", "ops", with_implied({"admin"}), policy=DEFAULT_POLICY),
+    "big": Actor("b", "big", MEMBER, policy=DEFAULT_POLICY),
+    "small": Actor("s", "small", MEMBER, policy=DEFAULT_POLICY),
+    "nobody": Actor("n", None, MEMBER, policy=DEFAULT_POLICY),
 }
 SINGLES = [
     ("name", "common"),

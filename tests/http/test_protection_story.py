@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import structlog
 
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.http.log import event_stream
 from calotype.ops.settings import file_watching as files
 from calotype.ops.settings.policy_files import load_policy, watch_policy
@@ -348,7 +349,9 @@ async def test_a_stream_that_is_open_follows_changed_protections_and_roles(
 
     def as_biller(request: Any) -> Actor:
         judged.set()
-        return Actor("someone", "p1", frozenset({"member", "reader", "billing"}))
+        return Actor(
+            "someone", "p1", frozenset({"member", "reader", "billing"}), policy=DEFAULT_POLICY
+        )
 
     protected.api.identify = as_biller
     await asyncio.wait_for(judged.wait(), 20)

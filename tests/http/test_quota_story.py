@@ -10,7 +10,7 @@ import pytest
 
 from calotype.commands.errors import LimitExceeded
 from calotype.commands.images.image import Image
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.projections.images.usage import counters_and_totals
 
 KB = 1024

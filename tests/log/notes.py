@@ -18,7 +18,8 @@ from uuid import UUID, uuid4
 import orjson
 from eventsourcing.persistence import StoredEvent
 
-from calotype.stores.log.log import Append, LogUnavailable
+from calotype.stores.log.append import Append
+from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Column, Index, Replace, Table

@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 import pytest
 from eventsourcing.persistence import IntegrityError, Tracking
 
-from calotype.stores.log.log import Append, LogFull
+from calotype.stores.log.append import Append
+from calotype.stores.log.errors import LogFull
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Replace

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from eventsourcing.persistence import IntegrityError
 
-from calotype.stores.log.log import OverLimit
+from calotype.stores.log.errors import OverLimit
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Column, Count, Table

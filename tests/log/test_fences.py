@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from eventsourcing.persistence import Tracking
 
-from calotype.stores.log.log import Append, Fence, Fenced
+from calotype.stores.log.append import Append, Fence
+from calotype.stores.log.errors import Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 

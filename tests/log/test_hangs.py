@@ -17,7 +17,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Replace

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from calotype.stores.log.log import ReadTooLong
+from calotype.stores.log.errors import ReadTooLong
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.postgres.recorder import PostgresRecorder
 from calotype.stores.log.recorder import GroupCommitRecorder

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from eventsourcing.persistence import Tracking
 
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.postgres import transactions
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from calotype.commands.images.image import create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.ops.cli.main import app
 from calotype.ops.jobs import log_import
 from calotype.ops.settings.settings import SettingsError

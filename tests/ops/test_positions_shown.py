@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from calotype.commands.context import cause_of
 from calotype.commands.images.metadata import create_image
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.ops.cli.main import app
 from calotype.ops.settings.settings import Settings, load_settings
 from calotype.ops.wiring.audit_key import make_key
@@ -31,7 +32,10 @@ def run(*arguments: str) -> Any:
 async def _fill(settings: Settings) -> str:
     """Makes images, and all tables of them; the log's last position."""
     recorder = recorder_of(settings)
-    parts, actor = parts_of(settings, recorder), Actor("ann", "p1", frozenset({"member"}))
+    parts, actor = (
+        parts_of(settings, recorder),
+        Actor("ann", "p1", frozenset({"member"}), policy=DEFAULT_POLICY),
+    )
     for number in range(EVENTS):
         cause = cause_of(actor, f"req-{number}")
         await create_image(parts, actor, cause, {"name": f"image {number}"})

@@ -14,7 +14,7 @@ import pytest
 
 from calotype.commands.errors import LimitExceeded, NotFound
 from calotype.commands.images.image import create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.projections.consumers import account, consumers
 from calotype.projections.consumers.consumers import Answer, Consumers, Delivery, Subscription
 from calotype.projections.feed import feed

@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from calotype.commands.images.image import Image
-from calotype.commands.policy.policy import Cause
+from calotype.commands.images.events import Created, Deactivated, Deleted
+from calotype.commands.policy.actor import Cause
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.engine.follower import Follower
 from calotype.projections.engine.positions import Positions
@@ -22,7 +22,8 @@ from calotype.projections.sinks.delivery import Delivery
 from calotype.projections.sinks.exists_audit import AUDITS, Existing, beginning_of, end_of
 from calotype.projections.sinks.oslo import OsloEncoder, OsloEnvelope
 from calotype.projections.sinks.rabbitmq import RabbitMQ, Topology
-from calotype.stores.log.log import Append, event_mapper
+from calotype.stores.log.append import Append
+from calotype.stores.log.log import event_mapper
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 
@@ -100,7 +101,7 @@ async def happen(recorder: GroupCommitRecorder, *events: tuple[int, str, datetim
         facts: dict[str, Any] = {"originator_id": IDS[number], "timestamp": moment, **CAUSE.facts()}
         event: Any
         if what == "created":
-            event = Image.Created(
+            event = Created(
                 originator_version=1,
                 originator_topic="image",
                 image_id=str(IDS[number]),
@@ -110,7 +111,7 @@ async def happen(recorder: GroupCommitRecorder, *events: tuple[int, str, datetim
                 **facts,
             )
         else:
-            event = Image.Deleted(originator_version=2, retained_until=None, **facts)
+            event = Deleted(originator_version=2, retained_until=None, **facts)
         stored.append(event_mapper().to_stored_event(event))
     recorder.insert_events(stored)
     await Follower(recorder, FOLLOWER, RowVersionFolder(recorder), holder="h").catch_up()
@@ -207,7 +208,7 @@ async def test_an_audit_waits_for_the_tables_of_the_past(recorder: GroupCommitRe
     auditor = Auditor(recorder)
     await auditor.all_until(EIGHT)
     await happen(recorder, (0, "created", EIGHT + MINUTE))
-    event = Image.Deactivated(
+    event = Deactivated(
         originator_id=IDS[0], originator_version=2, timestamp=EIGHT + 2 * MINUTE, **CAUSE.facts()
     )
     recorder.insert_events([event_mapper().to_stored_event(event)])

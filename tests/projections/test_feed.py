@@ -13,7 +13,7 @@ import pytest
 
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images.image import create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.projections.engine.follower import Follower
 from calotype.projections.feed import audience, feed
 from calotype.projections.feed.audience import EVENT_AUDIENCE, EventAudience

@@ -7,8 +7,9 @@ from uuid import uuid4
 import pytest
 
 from calotype.commands.images.download import DataSent, download
+from calotype.commands.images.events import DataRemoved, Purged, Restored
 from calotype.commands.images.image import Image, create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.projections.sinks import glance
 from calotype.projections.sinks.glance import GlanceNotification
 
@@ -167,13 +168,13 @@ def test_every_other_change_is_an_update(wish: Wish, status: str) -> None:
 
 def test_a_restored_image_is_an_update_and_what_is_purged_is_nobodys_business() -> None:
     def restore(image: Image) -> None:
-        image.trigger_event(Image.Restored, deletion=4, restored_to="active", **CAUSE.facts())
+        image.trigger_event(Restored, deletion=4, restored_to="active", **CAUSE.facts())
 
     def purge(image: Image) -> None:
         assert image.deletion is not None
         until = image.deletion.retained_until
         image.trigger_event(
-            Image.Purged, deletion=4, retained_until=until, reason="over", **CAUSE.facts()
+            Purged, deletion=4, retained_until=until, reason="over", **CAUSE.facts()
         )
 
     assert names(told(start, store, retain, restore))[-1] == [("image.update", "active")]
@@ -199,8 +200,8 @@ def test_members_are_told_with_their_own_keys() -> None:
 
 
 def test_every_event_type_of_an_image_is_told_or_left_out_on_purpose() -> None:
-    left_out = {Image.Purged, Image.DataRemoved}
-    from calotype.commands.images.image import EVENT_TYPES
+    left_out = {Purged, DataRemoved}
+    from calotype.commands.images.events import EVENT_TYPES
 
     assert set(glance._TOLD) | left_out == set(EVENT_TYPES.values())
 

@@ -10,7 +10,8 @@ import pytest
 
 from calotype.commands.errors import Forbidden, Invalid
 from calotype.commands.images.image import Image, create
-from calotype.commands.policy.policy import Actor, Cause, with_implied
+from calotype.commands.policy.actor import Actor, Cause, with_implied
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.projections.images import walks
 from calotype.projections.images.listing import Filter, ListQuery
 from calotype.projections.images.queries import Queries
@@ -23,10 +24,10 @@ CAUSE = Cause({"user": "u", "project": "p1", "roles": ["admin"]}, "req-1", None,
 PROJECTS = ("p1", "p2", "p3")
 MEMBER = with_implied({"member"})
 CALLERS = {
-    "p1": Actor("u1", "p1", MEMBER),
-    "p2": Actor("u2", "p2", MEMBER),
-    "admin": Actor("a", "p3", with_implied({"admin"})),
-    "nobody": Actor("n", None, MEMBER),
+    "p1": Actor("u1", "p1", MEMBER, policy=DEFAULT_POLICY),
+    "p2": Actor("u2", "p2", MEMBER, policy=DEFAULT_POLICY),
+    "admin": Actor("a", "p3", with_implied({"admin"}), policy=DEFAULT_POLICY),
+    "nobody": Actor("n", None, MEMBER, policy=DEFAULT_POLICY),
 }
 SORT_KEYS = ("name", "status", "disk_format", "size", "id", "created_at", "updated_at")
 

@@ -18,7 +18,7 @@ from calotype.commands.errors import CalotypeError, NotFound
 from calotype.commands.images import deletion
 from calotype.commands.images.download import download
 from calotype.commands.images.image import Image, create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.commands.policy.quotas import Quotas
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.engine.follower import Follower

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calotype.commands.images.image import create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.projections.engine import follower as following
 from calotype.projections.engine.follower import Follower, reached
 from calotype.projections.images.rows import rows_of

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from calotype.commands.images.image import Image, create
-from calotype.commands.policy.policy import Actor, Cause, with_implied
+from calotype.commands.policy.actor import Actor, Cause, with_implied
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.ops.wiring.composition import is_up_to_date, migrate
 from calotype.projections.images.listing import ListQuery
 from calotype.projections.images.queries import Queries
@@ -118,7 +119,7 @@ async def test_tables_of_the_release_before_are_filled_over_and_dropped(url: str
     assert recorder.missing_tables(RELEASED) == [table.name for table in RELEASED]
     page = await Queries(recorder).page(
         ListQuery(limit=50, tags=("t",), properties=(("k", "0"),)),
-        Actor("u", "p2", with_implied({"member"})),
+        Actor("u", "p2", with_implied({"member"}), policy=DEFAULT_POLICY),
     )
     assert len(page.images) == 6  # 2, 4, 8, 10, 14 and 16: its own or offered, with a tag.
     migrate(recorder)  # Once more does nothing.

@@ -15,14 +15,15 @@ from calotype.commands.errors import CalotypeError, LimitExceeded
 from calotype.commands.images import deletion
 from calotype.commands.images.image import Image, create
 from calotype.commands.images.usage import USAGE, counts
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.commands.policy.quotas import ProjectLimits, Quotas, SameForAll
 from calotype.ops.wiring.composition import is_up_to_date, migrate
 from calotype.projections.images.rows import rows_of
 from calotype.projections.images.usage import counters_and_totals, recount, totals_at
 from calotype.projections.rebuild.registry import PROJECTIONS
 from calotype.projections.rebuild.verify import differences
-from calotype.stores.log.log import EventLog, TooManyConflicts, event_mapper
+from calotype.stores.log.errors import TooManyConflicts
+from calotype.stores.log.log import EventLog, event_mapper
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import added

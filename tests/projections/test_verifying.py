@@ -12,7 +12,7 @@ import pytest
 
 from calotype.commands.images.image import create
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 from calotype.commands.policy.quotas import Quotas
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.engine.follower import Follower

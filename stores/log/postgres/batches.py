@@ -15,11 +15,11 @@ import psycopg
 from eventsourcing.persistence import IntegrityError, StoredEvent
 from psycopg import errors
 
+from calotype.stores.log.append import Append, Outcome, conflict, without_rivals
+from calotype.stores.log.errors import Fenced, LogUnavailable
 from calotype.stores.log.limits import bounded, refusals
-from calotype.stores.log.log import Append, Fenced, LogUnavailable, Outcome
 from calotype.stores.log.postgres.connecting import Connection, Database, is_trouble
 from calotype.stores.log.postgres.listening import NOTIFY
-from calotype.stores.log.recorder import conflict, without_rivals
 from calotype.stores.log.tables import (
     POSTGRESQL_TYPES,
     Change,

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.options import LogOptions
 
 _SETTINGS = {

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg import errors
 
-from calotype.stores.log.log import ReadTooLong
+from calotype.stores.log.errors import ReadTooLong
 from calotype.stores.log.postgres.connecting import AsyncConnection, Database, Silence, is_trouble
 
 CONNECTIONS = 8

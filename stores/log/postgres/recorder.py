@@ -21,7 +21,8 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
-from calotype.stores.log.log import Append, LogUnavailable, Outcome
+from calotype.stores.log.append import Append, Outcome
+from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.options import LogOptions
 from calotype.stores.log.postgres.batches import APPEND_LOCK, BatchWriter, send_rows
 from calotype.stores.log.postgres.connecting import Connection, Database, Silence, is_trouble

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 
-from calotype.stores.log.log import Fenced
+from calotype.stores.log.errors import Fenced
 from calotype.stores.log.postgres.batches import APPEND_LOCK, STANDS, send_rows
 from calotype.stores.log.postgres.listening import NOTIFY
 from calotype.stores.log.table_sets import Rows, Switch, SwitchRefused, TableSet

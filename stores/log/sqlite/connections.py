@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 from weakref import WeakSet
 
-from calotype.stores.log.log import LogUnavailable, ReadTooLong
+from calotype.stores.log.errors import LogUnavailable, ReadTooLong
 from calotype.stores.log.recorder import Fetch
 from calotype.stores.log.sqlite.reserve import is_full
 from calotype.stores.log.statements import numbered

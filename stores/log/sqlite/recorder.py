@@ -22,7 +22,8 @@ from eventsourcing.persistence import (
     Subscription,
 )
 
-from calotype.stores.log.log import Append, LogUnavailable, Outcome
+from calotype.stores.log.append import Append, Outcome
+from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.options import LogOptions
 from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
 from calotype.stores.log.sqlite.changes import write_append, write_change

@@ -10,7 +10,7 @@ import os
 import sqlite3
 from contextlib import suppress
 
-from calotype.stores.log.log import LogUnavailable
+from calotype.stores.log.errors import LogUnavailable
 
 STEP_BYTES = 256 << 10
 NO_SPACE = "there is no space left on the event log's disk; what is deleted makes room"

@@ -5,10 +5,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from calotype.stores.log.log import LogUnavailable
-from calotype.stores.log.sqlite.changes import check_fence, write_change
+from calotype.stores.log.errors import LogUnavailable
+from calotype.stores.log.sqlite.changes import check_fence, insert_statement, write_change
 from calotype.stores.log.sqlite.connections import ThreadConnections
-from calotype.stores.log.sqlite.rows import insert_statement
 from calotype.stores.log.table_sets import Rows, Switch, TableSet
 from calotype.stores.log.tables import (
     SQLITE_TYPES,

@@ -12,7 +12,8 @@ from typing import Any
 
 import calotype.commands.images.image  # noqa: F401 - so that the mapper knows its events
 from calotype.stores.images.keys import MARKER
-from calotype.stores.log.log import LogUnavailable, event_mapper
+from calotype.stores.log.errors import LogUnavailable
+from calotype.stores.log.log import event_mapper
 from calotype.stores.log.opening import open_log
 from tests.faults.ledger.accounts import Account, Books, State, sha512
 from tests.faults.ledger.stand import Stand
