@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,25 @@ COMMAND_MODULES_FOR_PROJECTIONS = {
     "policy.authorization",
 }  # fmt: skip
 """Projections fold events and ask who may see; they never run a command's handler."""
+
+
+MOST_CODE_LINES, MOST_FUNCTION_LINES, MOST_MODULES = 400, 70, 15
+"""Of a module (without docstrings, comments, imports and blanks), a function, a folder."""
+
+INNER_DOORS: dict[str, set[str]] = {
+    "engine": set(),
+    "images": set(),
+    "past": {"engine", "images"},
+    "feed": {"engine", "past"},
+    "consumers": {"engine", "feed"},
+    "webhooks": {"engine", "feed", "consumers"},
+    "sinks": {"engine", "feed", "past"},
+    "seal": {"engine"},
+    "rebuild": {"engine", "images", "past", "feed", "seal"},
+}
+"""Which folders of `projections` each of them may import."""
+STILL_OPEN = {("images.pages", "past"), ("images.queries", "past")}
+"""Modules that import a folder which they should not. Each that is mended leaves this list."""
 
 
 def _packages() -> list[str]:
@@ -83,6 +103,84 @@ def test_who_imports_whom_is_as_the_doors_allow(room: str) -> None:
                 if parts[1] == "commands":
                     module = ".".join(parts[2 : 3 if parts[2] == "errors" else 4])
                     assert module in COMMAND_MODULES_FOR_PROJECTIONS, f"{path}: {parts}"
+
+
+def _modules() -> dict[str, Path]:
+    """Every module of the product by its dotted name below `calotype`."""
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+
+
+def _arrows() -> dict[str, set[str]]:
+    """Which modules of ours each module imports."""
+    modules = _modules()
+    arrows: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        named = {".".join(parts[1:]) for parts in _imports(path) if parts[0] == "calotype"}
+        imported = {one if one in modules else one.rpartition(".")[0] for one in named}
+        arrows[name] = imported & modules.keys() - {name}
+    return arrows
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = _arrows()
+    while free := {name for name, imported in left.items() if not imported & left.keys()}:
+        left = {name: imported for name, imported in left.items() if name not in free}
+    # Modules that only import the circle, and are not imported by it, are no part of it.
+    while loose := left.keys() - set().union(*left.values()):
+        left = {name: imported for name, imported in left.items() if name not in loose}
+    assert sorted(left) == []
+
+
+def test_the_folders_of_projections_import_each_other_as_the_inner_doors_allow() -> None:
+    found = set()
+    for module, imported in _arrows().items():
+        room, folder, *rest = module.split(".")
+        for one in imported:
+            parts = one.split(".")
+            if parts[:2] == ["projections", "rebuild"] and room != "projections":
+                assert room == "ops", f"{module} imports {one}"
+            if room != "projections" or parts[0] != "projections" or parts[1] == folder:
+                continue
+            if parts[1] not in INNER_DOORS[folder]:
+                found.add((".".join([folder, *rest]), parts[1]))
+    assert found == STILL_OPEN
+
+
+def _code_lines(text: str) -> int:
+    """Lines with code: no blanks, comments, docstrings and imports."""
+    skipped: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_text or isinstance(node, (ast.Import, ast.ImportFrom)):
+            skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return sum(
+        number not in skipped and bool(line.strip()) and not line.lstrip().startswith("#")
+        for number, line in lines
+    )
+
+
+def test_no_module_is_long() -> None:
+    counted = {name: _code_lines(path.read_text()) for name, path in _modules().items()}
+    assert {name: n for name, n in counted.items() if n > MOST_CODE_LINES} == {}
+    assert sum(counted.values()) > 10_000, "nothing was counted"
+
+
+def test_no_function_is_long() -> None:
+    found = {}
+    for name, path in _modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > MOST_FUNCTION_LINES:
+                    found[f"{name}.{node.name}"] = lines
+    assert found == {}
+
+
+def test_no_folder_has_many_modules() -> None:
+    counted = Counter(str(path.parent.relative_to(ROOT)) for path in _modules().values())
+    assert {folder: n for folder, n in counted.items() if n > MOST_MODULES} == {}
 
 
 @pytest.mark.parametrize("client", ["minio", "aio_pika", "nats"])

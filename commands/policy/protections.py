@@ -199,29 +199,24 @@ def _of_rule(section: str, key: str, value: str) -> Grant:
 # ---- for commands and queries ----
 
 
-def _protections_of(actor: Actor) -> Protections | None:
-    protections: Protections | None = actor.policy.protections
-    return protections
-
-
 def readable_by(actor: Actor) -> Readable | None:
     """The names of custom properties that the actor may read; None: all there can be.
 
     To be asked once for an answer, however many images are in it.
     """
-    protections = _protections_of(actor)
+    protections: Protections | None = actor.policy.protections
     return None if protections is None else protections.readable_by(actor)
 
 
 def reads(actor: Actor, name: str) -> bool:
     """Whether the actor may read the custom property."""
-    protections = _protections_of(actor)
+    protections: Protections | None = actor.policy.protections
     return protections is None or protections.allows(actor, "read", name)
 
 
 def require_property(actor: Actor, operation: Operation, name: str) -> None:
     """Raises Forbidden unless the actor may do this to the custom property."""
-    protections = _protections_of(actor)
+    protections: Protections | None = actor.policy.protections
     if protections is not None and not protections.allows(actor, operation, name):
         error = Forbidden(f"Attribute '{name}' is reserved.")
         raise refused(error, actor, f"property '{name}' {operation}")
