@@ -18,7 +18,7 @@ ROOMS = ("commands", "projections", "stores", "http", "ops")
 
 @dataclass(frozen=True)
 class Budget:
-    """What one request may cost over all threads; parts of a function are no calls by themselves."""
+    """What one request may cost over all threads; a comprehension is no call of its own."""
 
     files: int
     calls: int
