@@ -14,7 +14,7 @@ from uuid import UUID
 
 import orjson
 
-from calotype.stores.log.recorder import Fetch
+from calotype.stores.log.statements import Fetch
 
 OPEN_LIMIT = 1000
 """Events of one consumer that are taken and neither settled nor parked, at most."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from calotype.projections.consumers.account import Consumer, Key, chunks, in_list, mine
-from calotype.stores.log.recorder import Fetch
+from calotype.stores.log.statements import Fetch
 
 LONGEST_ERROR = 1000
 """Characters of an error that are kept."""

@@ -36,7 +36,8 @@ from calotype.projections.consumers.account import (
 from calotype.projections.consumers.claims import Answer, Outcome
 from calotype.projections.feed.cloudevents import topic_of
 from calotype.projections.feed.feed import PAGE_BYTES, Feed, Page, Question
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import Fetch
 
 CONSUMERS_LIMIT = 100
 """How many consumers a feed has at most, without those of the service itself."""

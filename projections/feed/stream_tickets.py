@@ -14,7 +14,8 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken
 
 from calotype.commands.errors import LimitExceeded
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import Column, Index, Table
 
 LIFETIME_SECONDS = 60

@@ -15,7 +15,8 @@ from calotype.commands.images.events import EVENT_TYPES
 from calotype.commands.images.image import Image
 from calotype.commands.images.usage import NOTHING, USAGE, Amounts, counts
 from calotype.stores.log.log import event_mapper
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import added
 
 CHUNK_IMAGES = 500

@@ -15,8 +15,8 @@ from calotype.commands.images.image import Image
 from calotype.commands.images.snapshots import decode_image, encode_image, fingerprint_of
 from calotype.projections.images.rows import all_rows_of, rows_of
 from calotype.projections.past.row_versions import VERSIONS, ImageTimeline, RowVersion, kept
-from calotype.stores.log.recorder import Fetch
 from calotype.stores.log.snapshots import SNAPSHOT_EVENTS
+from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import Column, Put, Table
 
 VERSION_SNAPSHOTS = Table(

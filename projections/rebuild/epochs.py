@@ -18,7 +18,8 @@ from calotype.commands.images.events import clock_text
 from calotype.projections.engine.positions import Positions, positions_now
 from calotype.projections.past.row_versions import timestamp_in
 from calotype.projections.seal.seal import event_leaf, events_after
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import Fetch
 
 FORMAT = "calotype-head-1"
 

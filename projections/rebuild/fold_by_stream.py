@@ -17,7 +17,7 @@ from calotype.projections.feed.audience import EVENT_AUDIENCE, audience_of, told
 from calotype.projections.images.rows import all_rows_of
 from calotype.projections.past.row_versions import ImageTimeline, Noted, finished
 from calotype.stores.log.log import event_mapper
-from calotype.stores.log.recorder import Fetch
+from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import Table
 
 PAGE_EVENTS = 1000

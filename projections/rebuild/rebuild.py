@@ -21,7 +21,8 @@ from calotype.projections.rebuild.build import build
 from calotype.projections.rebuild.compare import Comparison, compare, compare_sums
 from calotype.projections.rebuild.registry import Projection, in_the_place_of
 from calotype.stores.log.append import Append
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import Fetch
 from calotype.stores.log.table_sets import Switch, TableSet
 from calotype.stores.log.tables import Change
 

@@ -32,7 +32,8 @@ from calotype.projections.rebuild.fold_by_stream import (
     span_rows,
 )
 from calotype.projections.rebuild.snapshot_check import OF_IMAGES, OF_VERSIONS, SnapshotTable
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import Change, Table
 
 _REACHED = "SELECT max(notification_id) FROM stored_events"

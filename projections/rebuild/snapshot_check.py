@@ -8,8 +8,9 @@ from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS, encode_image
 from calotype.projections.past import row_version_snapshots
 from calotype.projections.past.row_versions import ImageTimeline, Noted, written
 from calotype.projections.rebuild.fold_by_stream import decoder, events_by_stream
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.snapshots import SNAPSHOTS
+from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import Table
 
 _PAGE_IMAGES = 100

@@ -15,7 +15,8 @@ import orjson
 from calotype.commands.errors import LimitExceeded, NotFound
 from calotype.projections.webhooks.signing import new_secret
 from calotype.projections.webhooks.vault import Vault
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import Fetch
 
 MISSING = "There is no such webhook."
 BY_OWNER, BY_ENDPOINT, BY_FAILURES = (

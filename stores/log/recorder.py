@@ -5,33 +5,30 @@ import concurrent.futures
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
 
 from eventsourcing.persistence import (
+    ApplicationRecorder,
     Notification,
     ProcessRecorder,
     StoredEvent,
+    Subscription,
     Tracking,
 )
 
 from calotype.stores.log.append import Append, AppendQueue
 from calotype.stores.log.leases import LeaseTerms
 from calotype.stores.log.options import LogOptions
-from calotype.stores.log.subscription import CommitWatch
+from calotype.stores.log.statements import Fetch, within_bytes
+from calotype.stores.log.subscription import CommitWatch, LogSubscription
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Succession, Table
 
 Result = TypeVar("Result")
-
-
-class Fetch(Protocol):
-    """Rows of a query whose parameters are written `:name`, on either database."""
-
-    def __call__(
-        self, sql: str, parameters: Mapping[str, Any] | None = None
-    ) -> list[tuple[Any, ...]]: ...
+NO_END = 2**62
+"""A position, a version or a number of bytes that no log reaches."""
 
 
 class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
@@ -69,18 +66,34 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         return None if self._only_aggregates else positions
 
     def insert_tracking(self, tracking: Tracking) -> None:
-        """Records how far a subscriber came. Raises IntegrityError unless it is further."""
+        """Records how far a subscriber has come. Raises IntegrityError unless it is further."""
         self.insert_events([], tracking=tracking)
 
-    # ---- reading, on the event loop ----
+    # ---- reading ----
 
-    @abstractmethod
-    async def select_events_async(
-        self, originator_id: UUID, *, gt: int | None = None
+    def select_events(
+        self,
+        originator_id: UUID | str,
+        *,
+        gt: int | None = None,
+        lte: int | None = None,
+        desc: bool = False,
+        limit: int | None = None,
     ) -> list[StoredEvent]:
-        """The events of one aggregate in order, after version `gt`."""
+        """The events of one aggregate, between versions `gt` (exclusive) and `lte`."""
+        rows = self.fetch_now(
+            "SELECT originator_version, topic, state FROM stored_events "
+            "WHERE originator_id = :id AND originator_version > :gt AND originator_version <= :lte "
+            f"ORDER BY originator_version {'DESC' if desc else 'ASC'} LIMIT :limit",
+            {
+                "id": originator_id,
+                "gt": -1 if gt is None else gt,
+                "lte": NO_END if lte is None else lte,
+                "limit": NO_END if limit is None else limit,
+            },
+        )
+        return [StoredEvent(originator_id, row[0], row[1], bytes(row[2])) for row in rows]
 
-    @abstractmethod
     def select_notifications(
         self,
         start: int | None,
@@ -89,12 +102,60 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         topics: Sequence[str] = (),
         *,
         inclusive_of_start: bool = True,
-        limit_bytes: int = 2**62,
+        limit_bytes: int = NO_END,
     ) -> list[Notification]:
         """Events by position, from `start` to `stop`, at most `limit`.
 
         Fewer where they are long: all but the last together have less than `limit_bytes`.
         """
+        names = {f"t{number}": topic for number, topic in enumerate(topics)}
+        wanted = f"AND topic IN ({', '.join(':' + name for name in names)}) " if names else ""
+        source = (
+            "stored_events WHERE notification_id >= :start AND notification_id <= :stop " + wanted
+        )
+        if limit_bytes < NO_END:
+            source += f"AND {within_bytes('notification_id', source)} "
+        rows = self.fetch_now(
+            "SELECT notification_id, originator_id, originator_version, topic, state "
+            f"FROM {source}ORDER BY notification_id LIMIT :limit",
+            {
+                "start": (start or 0) + (0 if inclusive_of_start or start is None else 1),
+                "stop": NO_END if stop is None else stop,
+                "limit": limit,
+                "bytes": limit_bytes,
+                **names,
+            },
+        )
+        return [
+            Notification(
+                id=position,
+                originator_id=_originator(originator),
+                originator_version=version,
+                topic=topic,
+                state=bytes(state),
+            )
+            for position, originator, version, topic, state in rows
+        ]
+
+    def max_notification_id(self) -> int | None:
+        """The last position, or None for an empty log."""
+        last: int | None
+        ((last,),) = self.fetch_now("SELECT max(notification_id) FROM stored_events")
+        return last
+
+    def max_tracking_id(self, application_name: str) -> int | None:
+        """How far a subscriber has come, or None."""
+        rows = self.fetch_now(
+            "SELECT notification_id FROM tracking WHERE application_name = :name",
+            {"name": application_name},
+        )
+        return rows[0][0] if rows else None
+
+    def subscribe(
+        self, gt: int | None = None, topics: Sequence[str] = ()
+    ) -> Subscription[ApplicationRecorder]:
+        """Events after position `gt` as they are committed, by whichever process."""
+        return LogSubscription(self, gt, topics, self.watch())
 
     @abstractmethod
     async def fetch(
@@ -142,7 +203,7 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         asking = self._asking
         if asking is None or asking.done():
             asking = self._asking = asyncio.create_task(self.ping())
-        # Asked once for all who want to know, and not cancelled: a late answer is an answer.
+        # One question for all callers, and not cancelled: a late answer is an answer.
         done, _ = await asyncio.wait((asking,), timeout=self._options.late_seconds)
         if not done:
             return f"no answer within {self._options.late_seconds:g} seconds"
@@ -162,10 +223,10 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
         it have written. `work` runs once, in a thread, and must be short: on SQLite nothing else
         is written meanwhile. What it raises undoes it and passes through. Raises LogUnavailable
         when the database is away, or the name is not free for ten seconds; whether it was written
-        is then unknown, so `work` must be something that can be done again. For the service's own
-        accounts of what it has done; events are written by `submit`.
+        is then unknown, so `work` must be something that can be repeated. For the service's own
+        records of what it has done; events are written by `submit`.
         """
-        # Who waits for a turn in this process takes up no thread.
+        # A caller that waits for its turn in this process takes up no thread.
         turn = self._turns.get(name)
         if turn is None:
             turn = self._turns[name] = asyncio.Lock()
@@ -178,7 +239,7 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
 
     @abstractmethod
     def forget_tracking(self, prefix: str) -> None:
-        """Forgets how far the subscribers came whose names start with `prefix`."""
+        """Forgets how far the subscribers have come whose names start with `prefix`."""
 
     # ---- leases ----
 
@@ -265,3 +326,11 @@ class GroupCommitRecorder(AppendQueue, ProcessRecorder, ABC):
     async def close(self) -> None:
         """The same without blocking the event loop."""
         await asyncio.to_thread(self.close_now)
+
+
+def _originator(stored: UUID | str) -> UUID | str:
+    """The id of an aggregate, which SQLite stores as text."""
+    try:
+        return stored if isinstance(stored, UUID) else UUID(stored)
+    except ValueError:
+        return stored

@@ -1,10 +1,20 @@
 """Statements written once with `:name` parameters, in the form that each database takes."""
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Protocol
 
 _TOKEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|::\w+|:([a-z_][a-z0-9_]*)", re.IGNORECASE)
+
+
+class Fetch(Protocol):
+    """Rows of a query whose parameters are written `:name`, on either database."""
+
+    def __call__(
+        self, sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]: ...
 
 
 @lru_cache(maxsize=1024)

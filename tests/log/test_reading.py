@@ -52,16 +52,16 @@ async def test_a_query_is_written_the_same_way_for_both_databases(
     assert await recorder.fetch(sql, parameters | {"text": "' OR ''='"}) == []
 
 
-async def test_an_aggregate_is_read_from_a_version_on(
+def test_an_aggregate_is_read_from_a_version_on(
     recorder: GroupCommitRecorder, notes: ModuleType
 ) -> None:
     note = uuid4()
     written = [notes.event(note, version, "x") for version in (1, 2, 3)]
     recorder.insert_events(written)
-    assert await recorder.select_events_async(note) == written
-    assert await recorder.select_events_async(note, gt=2) == written[2:]
-    assert await recorder.select_events_async(uuid4()) == []
-    assert all(type(event.state) is bytes for event in await recorder.select_events_async(note))
+    assert recorder.select_events(note) == written
+    assert recorder.select_events(note, gt=2) == written[2:]
+    assert recorder.select_events(uuid4()) == []
+    assert all(type(event.state) is bytes for event in recorder.select_events(note))
 
 
 def test_rows_of_an_owner_are_replaced_and_those_of_others_stay(

@@ -11,7 +11,8 @@ from eventsourcing.persistence import Tracking
 from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.postgres import transactions
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder
+from calotype.stores.log.recorder import GroupCommitRecorder
+from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import Column, Table
 
 COUNTERS = Table(

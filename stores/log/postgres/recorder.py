@@ -11,15 +11,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
 import psycopg
-from eventsourcing.persistence import (
-    ApplicationRecorder,
-    Notification,
-    StoredEvent,
-    Subscription,
-)
 
 from calotype.stores.log.append import Append, Outcome
 from calotype.stores.log.errors import LogUnavailable
@@ -31,9 +24,9 @@ from calotype.stores.log.postgres.reading import PAGE_SETTINGS, AsyncReads
 from calotype.stores.log.postgres.table_sets import PostgresTableSet
 from calotype.stores.log.postgres.tables import create_table, lock_schema, succeed
 from calotype.stores.log.postgres.transactions import NamedTransactions, fetch_on
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
-from calotype.stores.log.statements import migrations, numbered, within_bytes
-from calotype.stores.log.subscription import CommitWatch, LogSubscription
+from calotype.stores.log.recorder import GroupCommitRecorder, Result
+from calotype.stores.log.statements import Fetch, migrations, numbered
+from calotype.stores.log.subscription import CommitWatch
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Put, Succession, Table
 
@@ -115,16 +108,6 @@ class PostgresRecorder(GroupCommitRecorder):
 
     # ---- reading ----
 
-    async def select_events_async(
-        self, originator_id: UUID, *, gt: int | None = None
-    ) -> list[StoredEvent]:
-        rows = await self._reads.fetch(
-            "SELECT originator_version, topic, state FROM stored_events "
-            "WHERE originator_id = $1 AND originator_version > $2 ORDER BY originator_version",
-            [originator_id, -1 if gt is None else gt],
-        )
-        return [StoredEvent(originator_id, row[0], row[1], row[2]) for row in rows]
-
     async def fetch(
         self,
         sql: str,
@@ -184,85 +167,8 @@ class PostgresRecorder(GroupCommitRecorder):
                         raise self._database.unavailable(error) from None
         raise AssertionError
 
-    def select_events(
-        self,
-        originator_id: UUID | str,
-        *,
-        gt: int | None = None,
-        lte: int | None = None,
-        desc: bool = False,
-        limit: int | None = None,
-    ) -> list[StoredEvent]:
-        """The events of one aggregate, between versions `gt` (exclusive) and `lte`."""
-        rows = self._fetch_tool(
-            "SELECT originator_version, topic, state FROM stored_events WHERE originator_id = $1 "
-            "AND originator_version > $2 AND originator_version <= $3 "
-            f"ORDER BY originator_version {'DESC' if desc else 'ASC'} LIMIT $4",
-            [originator_id, -1 if gt is None else gt, 2**62 if lte is None else lte, limit],
-        )
-        return [StoredEvent(originator_id, row[0], row[1], bytes(row[2])) for row in rows]
-
-    def select_notifications(
-        self,
-        start: int | None,
-        limit: int,
-        stop: int | None = None,
-        topics: Sequence[str] = (),
-        *,
-        inclusive_of_start: bool = True,
-        limit_bytes: int = 2**62,
-    ) -> list[Notification]:
-        """Events by position, from `start` to `stop`, within `limit` and `limit_bytes`."""
-        wanted = "AND topic = ANY(:topics::text[]) " if topics else ""
-        source = (
-            "stored_events WHERE notification_id >= :start AND notification_id <= :stop " + wanted
-        )
-        if limit_bytes < 2**62:
-            source += f"AND {within_bytes('notification_id', source)} "
-        rows = self.fetch_now(
-            "SELECT notification_id, originator_id, originator_version, topic, state "
-            f"FROM {source}ORDER BY notification_id LIMIT :limit",
-            {
-                "start": (start or 0) + (0 if inclusive_of_start or start is None else 1),
-                "stop": 2**62 if stop is None else stop,
-                "limit": limit,
-                "bytes": limit_bytes,
-                "topics": list(topics),
-            },
-        )
-        return [
-            Notification(
-                id=row[0],
-                originator_id=row[1],
-                originator_version=row[2],
-                topic=row[3],
-                state=bytes(row[4]),
-            )
-            for row in rows
-        ]
-
-    def max_notification_id(self) -> int | None:
-        """The last position, or None for an empty log."""
-        last: int | None = self._fetch_tool("SELECT max(notification_id) FROM stored_events", [])[
-            0
-        ][0]
-        return last
-
-    def max_tracking_id(self, application_name: str) -> int | None:
-        """How far a subscriber came, or None."""
-        rows = self._fetch_tool(
-            "SELECT notification_id FROM tracking WHERE application_name = $1", [application_name]
-        )
-        return rows[0][0] if rows else None
-
     def forget_tracking(self, prefix: str) -> None:
         self._fetch_tool("DELETE FROM tracking WHERE starts_with(application_name, $1)", [prefix])
-
-    def subscribe(
-        self, gt: int | None = None, topics: Sequence[str] = ()
-    ) -> Subscription[ApplicationRecorder]:
-        """Events after position `gt` as they come, from any process."""
-        return LogSubscription(self, gt, topics, self.watch())
 
     def watch(self) -> CommitWatch:
         return Listener(self._listening)

@@ -11,13 +11,12 @@ from psycopg import errors
 from calotype.stores.log.errors import Fenced
 from calotype.stores.log.postgres.batches import APPEND_LOCK, STANDS, send_rows
 from calotype.stores.log.postgres.listening import NOTIFY
+from calotype.stores.log.postgres.transactions import fetch_on
 from calotype.stores.log.table_sets import Rows, Switch, SwitchRefused, TableSet
 from calotype.stores.log.tables import (
     POSTGRESQL_TYPES,
     Table,
-    former,
     index_ddl,
-    is_spare,
     table_ddl,
 )
 
@@ -30,11 +29,6 @@ _HERE = (
     "SELECT c.relname FROM pg_class c WHERE c.relkind = 'r' "
     "AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass($1))"
 )
-_TRACK = (
-    "INSERT INTO tracking (application_name, notification_id) VALUES ($1, $2) "
-    "ON CONFLICT (application_name) DO UPDATE SET notification_id = excluded.notification_id"
-)
-_NEW_EPOCH = "UPDATE leases SET epoch = epoch + 1 WHERE name = $1"
 
 
 class PostgresTableSet(TableSet):
@@ -92,28 +86,16 @@ class PostgresTableSet(TableSet):
         send_rows(self._connection, [changes])
         both = [name for table, spare in self.spare.items() for name in (table.name, spare.name)]
         execute(f"LOCK TABLE {', '.join(both)} IN ACCESS EXCLUSIVE MODE".encode())
-        for table, spare in self.spare.items():
-            execute(f"ALTER TABLE {table.name} RENAME TO {former(table).name}".encode())
-            execute(f"ALTER TABLE {spare.name} RENAME TO {table.name}".encode())
-        execute("DELETE FROM tracking WHERE application_name = $1", [switch.built])
-        if switch.follower is not None:
-            execute(_TRACK, [switch.follower, position])
-        if switch.lease is not None:
-            execute(_NEW_EPOCH, [switch.lease])
+        self._put_in_place(fetch_on(self._connection), switch, position)
         execute(NOTIFY)
         return position
 
-    def remove_others(self) -> Iterator[str]:
-        mine = {table.name for table in self.spare.values()}
+    def _there(self) -> list[str]:
         rows = self._connection.execute(_HERE, [self.tables[0].name]).fetchall()
-        for (name,) in rows:
-            if is_spare(name, self.tables) and name not in mine:
-                self._connection.execute(f"DROP TABLE IF EXISTS {name}".encode())
-                yield name
+        return [name for (name,) in rows]
 
-    def remove(self) -> None:
-        for table in self.spare.values():
-            self._connection.execute(f"DROP TABLE IF EXISTS {table.name}".encode())
+    def _drop(self, name: str) -> None:
+        self._connection.execute(f"DROP TABLE IF EXISTS {name}".encode())
 
     def close(self) -> None:
         with suppress(psycopg.Error):

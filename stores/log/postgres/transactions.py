@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 
 from calotype.stores.log.postgres.connecting import Connection, Database, Silence, is_trouble
-from calotype.stores.log.recorder import Fetch, Result
-from calotype.stores.log.statements import numbered
+from calotype.stores.log.recorder import Result
+from calotype.stores.log.statements import Fetch, numbered
 
 CONNECTIONS = 4
 """How many transactions of one process run at the same time."""

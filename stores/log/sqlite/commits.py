@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from calotype.stores.log.recorder import Fetch
+from calotype.stores.log.statements import Fetch
 
 POLL_SECONDS = 0.02
 

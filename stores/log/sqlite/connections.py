@@ -12,9 +12,8 @@ from uuid import UUID
 from weakref import WeakSet
 
 from calotype.stores.log.errors import LogUnavailable, ReadTooLong
-from calotype.stores.log.recorder import Fetch
 from calotype.stores.log.sqlite.reserve import is_full
-from calotype.stores.log.statements import numbered
+from calotype.stores.log.statements import Fetch, numbered
 
 _STEPS_BETWEEN_LOOKS = 10_000
 """Steps of SQLite's machine, less than a millisecond, after which a read asks for its deadline."""

@@ -13,19 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
-
-from eventsourcing.persistence import (
-    ApplicationRecorder,
-    Notification,
-    StoredEvent,
-    Subscription,
-)
 
 from calotype.stores.log.append import Append, Outcome
 from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.options import LogOptions
-from calotype.stores.log.recorder import Fetch, GroupCommitRecorder, Result
+from calotype.stores.log.recorder import GroupCommitRecorder, Result
 from calotype.stores.log.sqlite.changes import write_append, write_change
 from calotype.stores.log.sqlite.commits import PollingWatch
 from calotype.stores.log.sqlite.connections import Deadline, ThreadConnections, fetch_on
@@ -40,8 +32,8 @@ from calotype.stores.log.sqlite.tables import (
     pending,
     succeed,
 )
-from calotype.stores.log.statements import within_bytes
-from calotype.stores.log.subscription import CommitWatch, LogSubscription
+from calotype.stores.log.statements import Fetch
+from calotype.stores.log.subscription import CommitWatch
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Put, Succession, Table
 
@@ -116,89 +108,6 @@ class SQLiteRecorder(GroupCommitRecorder):
 
     # ---- reading ----
 
-    async def select_events_async(
-        self, originator_id: UUID, *, gt: int | None = None
-    ) -> list[StoredEvent]:
-        return self.select_events(originator_id, gt=gt)
-
-    def select_events(
-        self,
-        originator_id: UUID | str,
-        *,
-        gt: int | None = None,
-        lte: int | None = None,
-        desc: bool = False,
-        limit: int | None = None,
-    ) -> list[StoredEvent]:
-        """The events of one aggregate, between versions `gt` (exclusive) and `lte`."""
-        rows = self._connections.select(
-            "SELECT originator_version, topic, state FROM stored_events "
-            "WHERE originator_id = :id AND originator_version > :gt AND originator_version <= :lte "
-            f"ORDER BY originator_version {'DESC' if desc else 'ASC'} LIMIT :limit",
-            {
-                "id": str(originator_id),
-                "gt": -1 if gt is None else gt,
-                "lte": 2**62 if lte is None else lte,
-                "limit": -1 if limit is None else limit,
-            },
-        )
-        return [StoredEvent(originator_id, row[0], row[1], bytes(row[2])) for row in rows]
-
-    def select_notifications(
-        self,
-        start: int | None,
-        limit: int,
-        stop: int | None = None,
-        topics: Sequence[str] = (),
-        *,
-        inclusive_of_start: bool = True,
-        limit_bytes: int = 2**62,
-    ) -> list[Notification]:
-        """Events by position, from `start` to `stop`, within `limit` and `limit_bytes`."""
-        names = {f"t{number}": topic for number, topic in enumerate(topics)}
-        wanted = f"AND topic IN ({', '.join(':' + name for name in names)}) " if names else ""
-        source = (
-            "stored_events WHERE notification_id >= :start AND notification_id <= :stop " + wanted
-        )
-        if limit_bytes < 2**62:
-            source += f"AND {within_bytes('notification_id', source)} "
-        rows = self._connections.select(
-            "SELECT notification_id, originator_id, originator_version, topic, state "
-            f"FROM {source}ORDER BY notification_id LIMIT :limit",
-            {
-                "start": (start or 0) + (0 if inclusive_of_start or start is None else 1),
-                "stop": 2**62 if stop is None else stop,
-                "limit": limit,
-                "bytes": limit_bytes,
-                **names,
-            },
-        )
-        return [
-            Notification(
-                id=row[0],
-                originator_id=_originator(row[1]),
-                originator_version=row[2],
-                topic=row[3],
-                state=bytes(row[4]),
-            )
-            for row in rows
-        ]
-
-    def max_notification_id(self) -> int | None:
-        """The last position, or None for an empty log."""
-        last: int | None = self._connections.select(
-            "SELECT max(notification_id) FROM stored_events", {}
-        )[0][0]
-        return last
-
-    def max_tracking_id(self, application_name: str) -> int | None:
-        """How far a subscriber came, or None."""
-        rows = self._connections.select(
-            "SELECT notification_id FROM tracking WHERE application_name = :name",
-            {"name": application_name},
-        )
-        return rows[0][0] if rows else None
-
     def forget_tracking(self, prefix: str) -> None:
         self._write_now(
             "DELETE FROM tracking WHERE substr(application_name, 1, length(:prefix)) = :prefix",
@@ -238,12 +147,6 @@ class SQLiteRecorder(GroupCommitRecorder):
         if trouble := self._damage or (NO_SPACE if self._is_full() else None):
             raise LogUnavailable(trouble)
         self._connections.select("SELECT 1", {})
-
-    def subscribe(
-        self, gt: int | None = None, topics: Sequence[str] = ()
-    ) -> Subscription[ApplicationRecorder]:
-        """Events after position `gt` as they come, those of other processes too."""
-        return LogSubscription(self, gt, topics, PollingWatch(self.fetch_now, self.commits))
 
     def watch(self) -> CommitWatch:
         return PollingWatch(self.fetch_now, self.commits)
@@ -363,10 +266,3 @@ class SQLiteRecorder(GroupCommitRecorder):
 def _last_position(connection: sqlite3.Connection) -> int:
     row = connection.execute("SELECT max(notification_id) FROM stored_events").fetchone()
     return row[0] or 0
-
-
-def _originator(text: str) -> UUID | str:
-    try:
-        return UUID(text)
-    except ValueError:
-        return text

@@ -7,14 +7,12 @@ from contextlib import contextmanager
 
 from calotype.stores.log.errors import LogUnavailable
 from calotype.stores.log.sqlite.changes import check_fence, insert_statement, write_change
-from calotype.stores.log.sqlite.connections import ThreadConnections
+from calotype.stores.log.sqlite.connections import ThreadConnections, fetch_on
 from calotype.stores.log.table_sets import Rows, Switch, TableSet
 from calotype.stores.log.tables import (
     SQLITE_TYPES,
     Table,
-    former,
     index_ddl,
-    is_spare,
     table_ddl,
 )
 
@@ -24,11 +22,6 @@ PORTION_ROWS = 2_000
 
 _HERE = "SELECT name FROM sqlite_master WHERE type = 'table'"
 _INDEXES = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql NOTNULL"
-_TRACK = (
-    "INSERT INTO tracking (application_name, notification_id) VALUES (?, ?) "
-    "ON CONFLICT (application_name) DO UPDATE SET notification_id = excluded.notification_id"
-)
-_NEW_EPOCH = "UPDATE leases SET epoch = epoch + 1 WHERE name = ?"
 
 
 class SQLiteTableSet(TableSet):
@@ -80,26 +73,11 @@ class SQLiteTableSet(TableSet):
             changes, position = switch.finish()
             for change in changes:
                 write_change(connection, change)
-            for table, spare in self.spare.items():
-                connection.execute(f"ALTER TABLE {table.name} RENAME TO {former(table).name}")
-                connection.execute(f"ALTER TABLE {spare.name} RENAME TO {table.name}")
-            connection.execute("DELETE FROM tracking WHERE application_name = ?", (switch.built,))
-            if switch.follower is not None:
-                connection.execute(_TRACK, (switch.follower, position))
-            if switch.lease is not None:
-                connection.execute(_NEW_EPOCH, (switch.lease,))
+            self._put_in_place(fetch_on(connection), switch, position)
         return position
 
-    def remove_others(self) -> Iterator[str]:
-        mine = {table.name for table in self.spare.values()}
-        for (name,) in self._connections.select(_HERE, {}):
-            if is_spare(name, self.tables) and name not in mine:
-                self._drop(name)
-                yield name
-
-    def remove(self) -> None:
-        for table in self.spare.values():
-            self._drop(table.name)
+    def _there(self) -> list[str]:
+        return [name for (name,) in self._connections.select(_HERE, {})]
 
     def _drop(self, name: str) -> None:
         """Index by index, then row by row: dropping all at once would be long."""
