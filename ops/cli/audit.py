@@ -20,15 +20,15 @@ from calotype.projections.engine.positions import Positions, positions_now
 from calotype.projections.seal.check import LogCheck, Mismatch, Verified
 from calotype.projections.seal.reading import SCRIPT, NotSealed, Sealed
 from calotype.projections.seal.seal import SealBroken
-from calotype.projections.seal.signed_note import (
+from calotype.projections.seal.verify_proof import (
     BadNote,
     Checkpoint,
     Verifier,
+    described,
     open_checkpoint,
     read_checkpoint,
     read_verifier,
 )
-from calotype.projections.seal.verify_proof import described
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 app = typer.Typer(help="Tamper evidence: prove what the event log says.", no_args_is_help=True)

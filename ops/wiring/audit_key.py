@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from calotype.ops.settings.settings import Settings, SettingsError
-from calotype.projections.seal.signed_note import BadNote, Signer, new_signer, read_signer
+from calotype.projections.seal.signed_note import Signer, new_signer, read_signer
+from calotype.projections.seal.verify_proof import BadNote
 
 
 def key_file(settings: Settings) -> Path:

@@ -9,7 +9,6 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from calotype.projections.seal.merkle import HASH_BYTES
 from calotype.projections.seal.seal import (
     PAGE_EVENTS,
     LogRow,
@@ -17,7 +16,6 @@ from calotype.projections.seal.seal import (
     events_after,
     sealed_size,
 )
-from calotype.projections.seal.signed_note import Checkpoint, UnknownKey, Verifier, open_checkpoint
 from calotype.projections.seal.tiles import (
     HEIGHT,
     HIGHEST_LEVEL,
@@ -25,6 +23,13 @@ from calotype.projections.seal.tiles import (
     GrowingTiles,
     Tile,
     width_at,
+)
+from calotype.projections.seal.verify_proof import (
+    HASH_BYTES,
+    Checkpoint,
+    UnknownKey,
+    Verifier,
+    open_checkpoint,
 )
 from calotype.stores.log.recorder import GroupCommitRecorder
 

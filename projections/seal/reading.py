@@ -9,15 +9,13 @@ from typing import Any
 from calotype.projections.engine.follower import reached
 from calotype.projections.engine.positions import positions_of
 from calotype.projections.seal.merkle import (
-    HASH_BYTES,
     consistency_ranges,
-    event_entry,
     inclusion_ranges,
     subtree_hash,
 )
 from calotype.projections.seal.seal import NAME, LogRow, SealBroken, tile_id
-from calotype.projections.seal.signed_note import read_checkpoint
 from calotype.projections.seal.tiles import WIDTH, Tile, hash_from, tiles_of
+from calotype.projections.seal.verify_proof import HASH_BYTES, encoded, event_entry, read_checkpoint
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 EVENT_PROOF = "calotype-event-proof-1"
@@ -103,6 +101,7 @@ class Sealed:
             missing = positions.encode(position)
             raise SealBroken(f"event {missing} is missing from the event log")
         _, originator_id, version, topic, state = rows[0]
+        path = await self._hashes(inclusion_ranges(position - 1, size), size)
         return {
             "format": EVENT_PROOF,
             "position": positions.encode(position),
@@ -111,11 +110,11 @@ class Sealed:
                 "originator_id": str(originator_id),
                 "originator_version": version,
                 "topic": topic,
-                "state": base64.b64encode(bytes(state)).decode(),
+                "state": encoded(bytes(state)),
             },
             "leaf_index": position - 1,
             "tree_size": size,
-            "inclusion": in_base64(await self._hashes(inclusion_ranges(position - 1, size), size)),
+            "inclusion": list(map(encoded, path)),
             "checkpoint": note,
         }
 
@@ -130,9 +129,9 @@ class Sealed:
             "format": CONSISTENCY_PROOF,
             "from": first,
             "to": second,
-            "from_root": in_base64(roots)[0],
-            "to_root": in_base64(roots)[1],
-            "consistency": in_base64(path),
+            "from_root": encoded(roots[0]),
+            "to_root": encoded(roots[1]),
+            "consistency": list(map(encoded, path)),
         }
 
     async def _checkpoint_of(self, size: int) -> str | None:
@@ -165,8 +164,3 @@ class Sealed:
             ids,
         )
         return {Tile(level, index): base64.b64decode(hashes) for level, index, hashes in rows}
-
-
-def in_base64(hashes: Iterable[bytes]) -> list[str]:
-    """Hashes as JSON carries them."""
-    return [base64.b64encode(part).decode() for part in hashes]

@@ -16,8 +16,7 @@ from eventsourcing.persistence import IntegrityError
 
 from calotype.projections.engine.follower import Follower
 from calotype.projections.engine.positions import positions_now
-from calotype.projections.seal.merkle import event_entry, leaf_hash
-from calotype.projections.seal.signed_note import BadNote, Checkpoint, Signer, open_checkpoint
+from calotype.projections.seal.signed_note import Signer
 from calotype.projections.seal.tiles import (
     HEIGHT,
     HIGHEST_LEVEL,
@@ -26,6 +25,14 @@ from calotype.projections.seal.tiles import (
     Tile,
     hashes_in,
     width_at,
+)
+from calotype.projections.seal.verify_proof import (
+    BadNote,
+    Checkpoint,
+    encoded,
+    event_entry,
+    leaf_hash,
+    open_checkpoint,
 )
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.statements import within_bytes
@@ -139,7 +146,7 @@ class SealFold:
                 raise SealBroken(f"event {missing} is missing from the event log")
             tree.append(event_leaf(event))
         changes = [
-            Replace(TILES, key, [(key, *tile, base64.b64encode(data).decode())])
+            Replace(TILES, key, [(key, *tile, encoded(data))])
             for tile, data in tree.take_changed()
             for key in [tile_id(tile)]
         ]

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from calotype.projections.seal.merkle import (
     EMPTY_ROOT,
-    HASH_BYTES,
     CompactRange,
     Node,
     complete_root,
     peaks,
 )
+from calotype.projections.seal.verify_proof import HASH_BYTES
 
 HEIGHT = 8
 WIDTH = 1 << HEIGHT

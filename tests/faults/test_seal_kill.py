@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import requests
 
-from calotype.projections.seal import merkle, signed_note
+from calotype.projections.seal import merkle, verify_proof
 from calotype.projections.seal.seal import event_leaf, events_after
 from calotype.stores.log.opening import open_log
 
@@ -33,10 +33,10 @@ async def _create_until_it_dies(service: Any) -> None:
         await asyncio.gather(*(create() for _ in range(8)))
 
 
-def _checkpoint(service: Any, verifier: signed_note.Verifier) -> signed_note.Checkpoint | None:
+def _checkpoint(service: Any, verifier: verify_proof.Verifier) -> verify_proof.Checkpoint | None:
     answer = requests.get(f"{service.url}/log/v1/checkpoint", timeout=30)
     return (
-        signed_note.open_checkpoint(answer.text, [verifier]) if answer.status_code == 200 else None
+        verify_proof.open_checkpoint(answer.text, [verifier]) if answer.status_code == 200 else None
     )
 
 
@@ -53,7 +53,7 @@ def _log_root(service: Any, size: int) -> bytes:
 def test_the_sealer_survives_kill_9_and_goes_on(service: Any, until: Any) -> None:
     made = service.run("audit", "key", "--name", "kill.example/log")
     assert made.returncode == 0, made.stderr
-    verifier = signed_note.read_verifier(made.stdout)
+    verifier = verify_proof.read_verifier(made.stdout)
     for _ in range(3):
         service.start()
         killer = threading.Timer(1.5, service.kill)
@@ -64,7 +64,7 @@ def test_the_sealer_survives_kill_9_and_goes_on(service: Any, until: Any) -> Non
     requests.post(f"{service.url}/v2/images", json={"name": "last"}, timeout=30)
     last = _position(service)
 
-    def sealed() -> signed_note.Checkpoint | None:
+    def sealed() -> verify_proof.Checkpoint | None:
         point = _checkpoint(service, verifier)
         return point if point is not None and point.size >= last else None
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from calotype.projections.engine.positions import positions_of
-from calotype.projections.seal import merkle, signed_note
+from calotype.projections.seal import merkle, signed_note, verify_proof
 from calotype.projections.seal.seal import event_leaf, events_after, sealer
 
 SIGNER = signed_note.new_signer("cloud.example/images")
@@ -36,9 +36,9 @@ async def test_an_auditor_reads_a_checkpoint_that_a_standard_reader_understands(
     answer = await auditor("GET", "/log/v1/checkpoint")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
-    checkpoint = signed_note.open_checkpoint(answer.text, [SIGNER.verifier])
+    checkpoint = verify_proof.open_checkpoint(answer.text, [SIGNER.verifier])
     (event,) = events_after(projects.context.log.recorder, 0, 10)
-    assert checkpoint == signed_note.Checkpoint("cloud.example/images", 1, event_leaf(event))
+    assert checkpoint == verify_proof.Checkpoint("cloud.example/images", 1, event_leaf(event))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ async def test_tiles_hold_the_leaves_and_bundles_the_entries_they_are_made_of(cl
     bundle = (await cloud.admin("GET", "/log/v1/tile/entries/001.p/4")).body
     for leaf in leaves[256:]:
         (length,) = struct.unpack(">H", bundle[:2])
-        assert merkle.leaf_hash(bundle[2 : 2 + length]) == leaf
+        assert verify_proof.leaf_hash(bundle[2 : 2 + length]) == leaf
         bundle = bundle[2 + length :]
     assert bundle == b""
     assert len((await cloud.admin("GET", "/log/v1/tile/0/001.p/3")).body) == 96

@@ -25,12 +25,12 @@ from calotype.ops.settings.settings import SettingsError, load_settings
 from calotype.ops.wiring.audit_key import make_key, signer_of
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.engine.positions import positions_now
-from calotype.projections.seal import signed_note
+from calotype.projections.seal import signed_note, verify_proof
 from calotype.projections.seal.reading import Sealed
 from calotype.projections.seal.seal import sealer
 from calotype.stores.log.opening import open_log
 
-SCRIPT = Path(__file__).parent.parent.parent / "projections" / "verify_proof.py"
+SCRIPT = Path(__file__).parent.parent.parent / "projections" / "seal" / "verify_proof.py"
 NOTE = UUID("11111111-1111-4111-8111-111111111111")
 EVENTS = 300
 
@@ -95,7 +95,7 @@ def test_the_key_is_made_once_and_nobody_else_may_read_it(tmp_path: Path) -> Non
     first = _run("audit", "key", "--data", folder, "--name", "cloud.example/images")
     again = _run("audit", "key", "--data", folder)
     assert first.stdout == again.stdout
-    assert signed_note.read_verifier(first.stdout).name == "cloud.example/images"
+    assert verify_proof.read_verifier(first.stdout).name == "cloud.example/images"
     path = Path(folder) / "audit.key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(Path(folder).iterdir()) == [path]
@@ -274,7 +274,7 @@ def test_two_checkpoints_of_a_log_that_was_rewritten_do_not_fit(
     signer = signed_note.read_signer((Path(data) / "audit.key").read_text())
     forged = tmp_path / "forged"
     for size, other in ((300, new), (437, old)):
-        forged.write_text(signer.sign(signed_note.Checkpoint(signer.name, size, bytes(32)).text))
+        forged.write_text(signer.sign(verify_proof.Checkpoint(signer.name, size, bytes(32)).text))
         both = ("--checkpoint", str(forged), "--checkpoint", str(other))
         done = _offline(str(out), "--key", verifier_key, *both, folder=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
@@ -375,7 +375,7 @@ def test_the_script_refuses_a_proof_that_does_not_fit_the_auditors_own_checkpoin
 ) -> None:
     signer = signed_note.read_signer((Path(data) / "audit.key").read_text())
     kept = tmp_path / "kept"
-    kept.write_text(signer.sign(signed_note.Checkpoint(signer.name, EVENTS, bytes(32)).text))
+    kept.write_text(signer.sign(verify_proof.Checkpoint(signer.name, EVENTS, bytes(32)).text))
     options = (str(proof), "--key", verifier_key, "--checkpoint", str(kept))
     done = _offline(*options, folder=tmp_path)
     assert done.returncode == 1

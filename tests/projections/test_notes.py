@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from calotype.projections.seal import signed_note
+from calotype.projections.seal import signed_note, verify_proof
 
 SECRET = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"
 VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
@@ -38,17 +38,17 @@ def test_a_note_is_signed_as_in_the_published_example() -> None:
     ("verifier", "note"), [(VERIFIER, NOTE), (EXAMPLE_VERIFIER, EXAMPLE_NOTE)], ids=["go", "c2sp"]
 )
 def test_the_published_examples_are_believed(verifier: str, note: str) -> None:
-    read = signed_note.read_verifier(verifier)
+    read = verify_proof.read_verifier(verifier)
     assert read.text == verifier
-    assert signed_note.open_note(note, [read]) == note.partition("\n\n")[0] + "\n"
+    assert verify_proof.open_note(note, [read]) == note.partition("\n\n")[0] + "\n"
 
 
 def test_a_strangers_signature_beside_ours_is_passed_over() -> None:
     stranger = signed_note.new_signer("witness.example").sign(TEXT).rpartition("\n\n")[2]
-    ours = signed_note.read_verifier(VERIFIER)
-    assert signed_note.open_note(NOTE + stranger, [ours]) == TEXT
-    with pytest.raises(signed_note.BadNote, match="no known key"):
-        signed_note.open_note(f"{TEXT}\n{stranger}", [ours])
+    ours = verify_proof.read_verifier(VERIFIER)
+    assert verify_proof.open_note(NOTE + stranger, [ours]) == TEXT
+    with pytest.raises(verify_proof.BadNote, match="no known key"):
+        verify_proof.open_note(f"{TEXT}\n{stranger}", [ours])
 
 
 @pytest.mark.parametrize(
@@ -66,22 +66,22 @@ def test_a_strangers_signature_beside_ours_is_passed_over() -> None:
     ],
 )
 def test_a_note_that_was_touched_is_refused(note: str) -> None:
-    with pytest.raises(signed_note.BadNote):
-        signed_note.open_note(note, [signed_note.read_verifier(VERIFIER)])
+    with pytest.raises(verify_proof.BadNote):
+        verify_proof.open_note(note, [verify_proof.read_verifier(VERIFIER)])
 
 
 def test_a_checkpoint_comes_back_from_its_note() -> None:
     signer = signed_note.new_signer("example.com/calotype")
-    checkpoint = signed_note.Checkpoint(signer.name, 20852163, bytes(range(32)))
+    checkpoint = verify_proof.Checkpoint(signer.name, 20852163, bytes(range(32)))
     note = signer.sign(checkpoint.text)
-    assert signed_note.open_checkpoint(note, [signer.verifier]) == checkpoint
+    assert verify_proof.open_checkpoint(note, [signer.verifier]) == checkpoint
 
 
 def test_a_checkpoint_of_another_log_is_refused_although_a_known_key_signed_it() -> None:
     signer = signed_note.new_signer("example.com/calotype")
-    note = signer.sign(signed_note.Checkpoint("example.com/other", 1, bytes(32)).text)
-    with pytest.raises(signed_note.BadNote, match="not ours"):
-        signed_note.open_checkpoint(note, [signer.verifier])
+    note = signer.sign(verify_proof.Checkpoint("example.com/other", 1, bytes(32)).text)
+    with pytest.raises(verify_proof.BadNote, match="not ours"):
+        verify_proof.open_checkpoint(note, [signer.verifier])
 
 
 ROOT = base64.b64encode(bytes(32)).decode()
@@ -101,20 +101,20 @@ ROOT = base64.b64encode(bytes(32)).decode()
     ],
 )
 def test_a_malformed_checkpoint_is_refused(text: str) -> None:
-    with pytest.raises(signed_note.BadNote):
-        signed_note.read_checkpoint(text)
+    with pytest.raises(verify_proof.BadNote):
+        verify_proof.read_checkpoint(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "PRIVATE+KEY+x", SECRET.replace("c74f", "c74e"), SECRET[:-8], VERIFIER]
 )
 def test_a_malformed_signing_key_is_refused_without_showing_it(text: str) -> None:
-    with pytest.raises(signed_note.BadNote) as refused:
+    with pytest.raises(verify_proof.BadNote) as refused:
         signed_note.read_signer(text)
     assert SECRET[-20:-8] not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a+b", "line\nbreak"])
 def test_a_key_cannot_have_a_name_that_breaks_the_form(name: str) -> None:
-    with pytest.raises(signed_note.BadNote):
+    with pytest.raises(verify_proof.BadNote):
         signed_note.new_signer(name)

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from calotype.projections.seal import merkle, signed_note
+from calotype.projections.seal import merkle, signed_note, verify_proof
 from calotype.projections.seal.check import LogCheck, Mismatch, Verified
 from calotype.projections.seal.reading import NotSealed, Sealed
 from calotype.projections.seal.seal import (
@@ -78,7 +78,7 @@ def seal(recorder: GroupCommitRecorder, signer: signed_note.Signer | None = SIGN
     return asyncio.run(sealer(recorder, signer, "test").catch_up())
 
 
-def verify(recorder: GroupCommitRecorder, *kept: signed_note.Checkpoint) -> Verified:
+def verify(recorder: GroupCommitRecorder, *kept: verify_proof.Checkpoint) -> Verified:
     return LogCheck(recorder, [SIGNER.verifier], kept).run()
 
 
@@ -97,9 +97,9 @@ def sealed(recorder: GroupCommitRecorder) -> GroupCommitRecorder:
     return recorder
 
 
-def newest(recorder: GroupCommitRecorder) -> signed_note.Checkpoint:
+def newest(recorder: GroupCommitRecorder) -> verify_proof.Checkpoint:
     note = asyncio.run(Sealed(recorder).checkpoint())
-    return signed_note.open_checkpoint(note, [SIGNER.verifier])
+    return verify_proof.open_checkpoint(note, [SIGNER.verifier])
 
 
 def test_the_checkpoint_is_the_root_of_all_events_however_they_came(
@@ -110,7 +110,7 @@ def test_the_checkpoint_is_the_root_of_all_events_however_they_came(
         append(recorder, count)
         total += count
         assert seal(recorder) == total
-        assert newest(recorder) == signed_note.Checkpoint(
+        assert newest(recorder) == verify_proof.Checkpoint(
             SIGNER.name, total, expected_root(recorder, total)
         )
     found = verify(recorder)
@@ -270,8 +270,8 @@ def test_a_forked_log_fails_consistency(
     after = newest(sealed)
     told = asyncio.run(Sealed(sealed).proof_of_growth(before.size, after.size))
     proof = _hashes(told["consistency"])
-    with pytest.raises(merkle.BadProof, match="forked"):
-        merkle.check_consistency(before.size, after.size, proof, before.root, after.root)
+    with pytest.raises(verify_proof.NotProved, match="forked"):
+        verify_proof.check_consistency(before.size, after.size, proof, before.root, after.root)
 
 
 def test_an_honest_log_passes_consistency_and_inclusion(sealed: GroupCommitRecorder) -> None:
@@ -281,12 +281,12 @@ def test_an_honest_log_passes_consistency_and_inclusion(sealed: GroupCommitRecor
     after, reader = newest(sealed), Sealed(sealed)
     told = asyncio.run(reader.proof_of_growth(before.size, after.size))
     proof = _hashes(told["consistency"])
-    merkle.check_consistency(before.size, after.size, proof, before.root, after.root)
+    verify_proof.check_consistency(before.size, after.size, proof, before.root, after.root)
     assert asyncio.run(reader.root(before.size)) == before.root
     leaf = event_leaf(events_after(sealed, 299, 1)[0])
     for size, root in ((before.size, before.root), (after.size, after.root)):
         told = asyncio.run(reader.proof_of_event(300, size))
-        merkle.check_inclusion(leaf, 299, size, _hashes(told["inclusion"]), root)
+        verify_proof.check_inclusion(leaf, 299, size, _hashes(told["inclusion"]), root)
     with pytest.raises(NotSealed):
         asyncio.run(reader.proof_of_event(300, after.size + 1))
 
@@ -305,7 +305,7 @@ def test_a_checkpoint_that_was_touched_is_refused(
     sealed: GroupCommitRecorder, by_hand: Callable[[str], None]
 ) -> None:
     by_hand("UPDATE audit_checkpoints_1 SET note = replace(note, '700', '699')")
-    with pytest.raises(signed_note.BadNote, match="is wrong"):
+    with pytest.raises(verify_proof.BadNote, match="is wrong"):
         verify(sealed)
 
 
@@ -347,7 +347,7 @@ def test_a_key_that_comes_later_signs_what_is_sealed_already(
     due = standing_checkpoint(recorder, SIGNER)
     assert due is not None
     assert due.table is CHECKPOINTS
-    assert signed_note.open_checkpoint(due.rows[0][2], [SIGNER.verifier]).root == expected_root(
+    assert verify_proof.open_checkpoint(due.rows[0][2], [SIGNER.verifier]).root == expected_root(
         recorder, 10
     )
     append(recorder, 1)
