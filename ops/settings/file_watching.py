@@ -1,24 +1,33 @@
 """Files of the operator that are read again when they change."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+import structlog
 
 from calotype.ops.settings.settings import SettingsError
 
 LOOK_SECONDS = 2.0
-"""How often the files are looked at."""
+"""How often the files are checked."""
 
+Content = TypeVar("Content")
 State = list[tuple[str, int, int, int]]
+
+log = structlog.get_logger("calotype.settings")
 
 
 async def watch(
-    files: Callable[[], list[Path]], read_again: Callable[[list[str], bool], Awaitable[None]]
+    what: str,
+    files: Callable[[], list[Path]],
+    load: Callable[[], Content],
+    use: Callable[[Content], None],
 ) -> None:
-    """Has files read again whenever they have changed and rest, until cancelled.
+    """Passes what `load` reads to `use` whenever the files have changed and rest, until cancelled.
 
-    `read_again` is told their names, and whether this is the first time: once it is done without a
-    change, because they may have changed after the start had read them.
+    Where `load` raises SettingsError, what was in force stays. It runs once without a change,
+    because the files may have changed after the start had read them. `what` is for the log.
     """
     known: State | None = None
     noticed: State | None = None
@@ -28,8 +37,14 @@ async def watch(
         if now == known or now != noticed:
             noticed = now  # They may be half-written: wait until they rest.
             continue
-        first, known = known is None, now
-        await read_again([name for name, *_ in now], first)
+        text = f"{what} read again" if known is None else f"{what} changed"
+        known = now
+        try:
+            use(await asyncio.to_thread(load))
+        except SettingsError as error:
+            log.error(f"{what} not changed, what was in force stays", error=str(error))
+        else:
+            log.info(text, files=[name for name, *_ in now])
 
 
 def _state(files: Callable[[], list[Path]]) -> State:

@@ -5,9 +5,9 @@ begin with `#` count for nothing. It is read at start, and again when it changes
 used changes nothing, and the users that were known stay.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -45,21 +45,7 @@ def load_logins(settings: HttpBasic) -> dict[str, Login]:
 
 async def watch_logins(settings: HttpBasic, use: Callable[[Mapping[str, Login]], None]) -> None:
     """Puts a changed file to use within seconds, until cancelled."""
-
-    async def read_again(_: list[str], first: bool) -> None:
-        try:
-            logins = await asyncio.to_thread(load_logins, settings)
-        except SettingsError as error:
-            log.error("users not changed, those who were known stay", error=str(error))
-            return
-        use(logins)
-        log.info(
-            "users read again" if first else "users changed",
-            file=settings.file,
-            users=len(logins),
-        )
-
-    await watch(lambda: [Path(settings.file)], read_again)
+    await watch("users", lambda: [Path(settings.file)], partial(load_logins, settings), use)
 
 
 def _actor(settings: HttpBasic, name: str) -> Actor:

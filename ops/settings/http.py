@@ -1,15 +1,11 @@
 """The settings of `[http]` and `[cors]`."""
 
-from ipaddress import ip_network
+from pydantic import Field, field_validator
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+from calotype.ops.settings.table import Networks, Table
 
 
-class Http(_Table):
+class Http(Table):
     """`[http]`: the listener and what it shows."""
 
     listen: str = "127.0.0.1:9292"
@@ -18,7 +14,7 @@ class Http(_Table):
     """Base URL for the versions document, where a proxy stands in front."""
     enable_proxy_headers_parsing: bool = False
     """Believe Forwarded, X-Forwarded-Proto, -Host, -Prefix: links are then those of the proxy."""
-    trusted_proxies: list[str] = []
+    trusted_proxies: Networks = []
     """Networks whose hosts may send these headers, such as 10.0.0.0/8; empty = all hosts."""
     connections: int = Field(0, ge=0)
     """Connections that a process holds; beyond, those idle longest are closed. 0 = half of the
@@ -46,13 +42,6 @@ class Http(_Table):
     access_log: bool = False
     """Log a line for every request."""
 
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _networks(cls, networks: list[str]) -> list[str]:
-        for network in networks:
-            ip_network(network)
-        return networks
-
     @field_validator("listen")
     @classmethod
     def _address(cls, listen: str) -> str:
@@ -62,7 +51,7 @@ class Http(_Table):
         return listen
 
 
-class CrossOrigin(_Table):
+class CrossOrigin(Table):
     """`[cors]`: what pages of other origins may do in a browser; as oslo.middleware's options."""
 
     allowed_origin: list[str] = []

@@ -2,14 +2,12 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from calotype.ops.settings.table import Table, TlsClient
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Identity(_Table):
+class Identity(Table):
     """`[identity]`: who asks."""
 
     kind: Literal["none", "headers", "http_basic", "keystone"] = "none"
@@ -22,7 +20,7 @@ class Identity(_Table):
     """none: the project that everybody acts in, and that owns new images."""
 
 
-class Account(_Table):
+class Account(Table):
     """`[http_basic.users.NAME]`: what one user is, where that differs from all others."""
 
     project: str | None = None
@@ -31,7 +29,7 @@ class Account(_Table):
     """The user's roles; admin implies manager, that member, and that reader."""
 
 
-class HttpBasic(_Table):
+class HttpBasic(Table):
     """`[http_basic]`: users with passwords in a file, where there is no Keystone."""
 
     file: str = ""
@@ -48,7 +46,7 @@ class HttpBasic(_Table):
     """How many passwords a process remembers, as keyed digests."""
 
 
-class Keystone(_Table):
+class Keystone(TlsClient):
     """`[keystone]`: the identity service that tokens are of."""
 
     url: str = ""
@@ -83,14 +81,6 @@ class Keystone(_Table):
     """How long one answer may take."""
     retries: int = Field(2, ge=0, le=10)
     """How often a question is repeated that got no answer, before clients get 503."""
-    cafile: str = ""
-    """File with the authorities whose certificates are trusted; empty = those of the system."""
-    certfile: str = ""
-    """File with the certificate that we show, if Keystone wants one."""
-    keyfile: str = ""
-    """File with its key; empty = the key is in the same file."""
-    insecure: bool = False
-    """Trust any certificate: only for trying things out."""
 
     @field_validator("url", "public_url")
     @classmethod

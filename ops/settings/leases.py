@@ -1,12 +1,12 @@
 """`[leases]`: how soon others take over from a process that is gone."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from calotype.ops.settings.table import Table
 
 
-class Leases(BaseModel):
+class Leases(Table):
     """`[leases]`: how soon others take over from a process that died; the same in all processes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     process_seconds: float = Field(15.0, ge=1.0, le=600)
     """How long a process counts as living after it was last seen. Within four times that, an image

@@ -2,16 +2,16 @@
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from calotype.ops.settings.table import Table
 
 _STORAGE = re.compile("([0-9]{1,15})(B|KB|MB|GB|TB)?")
 _SHIFTS = {"B": 0, "KB": 10, "MB": 20, "GB": 30, "TB": 40}
 
 
-class Limits(BaseModel):
+class Limits(Table):
     """`[limits]`: what one image and one project may have; -1 is no limit."""
-
-    model_config = ConfigDict(extra="forbid")
 
     image_size_bytes: int = Field(1 << 40, ge=-1)
     """Bytes of one image."""

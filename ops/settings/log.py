@@ -1,16 +1,21 @@
 """Settings of the event log."""
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Annotated
 
-_SCHEMES = ("postgresql://", "postgres://")
+from pydantic import Field
+
+from calotype.ops.settings.table import Table, url_of
+
+_POSTGRESQL = ("postgresql://", "postgres://")
+_SERVER = "postgresql://user:password@host/database"
+_LogUrl = Annotated[str, url_of("sqlite:///", *_POSTGRESQL, form=f"sqlite:///path or {_SERVER}")]
+_ListenUrl = Annotated[str, url_of(*_POSTGRESQL, form=_SERVER)]
 
 
-class Log(BaseModel):
+class Log(Table):
     """`[log]`: the event log."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    url: str = ""
+    url: _LogUrl = ""
     """sqlite:///path or postgresql://...; empty = SQLite in the data directory."""
     queue_limit: int = Field(4096, ge=1)
     """Changes waiting to be written; more are refused with 503."""
@@ -23,7 +28,7 @@ class Log(BaseModel):
     """PostgreSQL: how long each host of the URL may take to accept a connection."""
     prepared_statements: bool = True
     """PostgreSQL: false behind PgBouncer in transaction mode, which then needs `listen_url` too."""
-    listen_url: str = ""
+    listen_url: _ListenUrl = ""
     """PostgreSQL: URL that leads to the server itself, for notifications; empty = the URL above."""
     read_seconds: float = Field(8.0, gt=0)
     """How long a read may take, and as long wait for a connection; then it is ended, with 503. At
@@ -32,17 +37,3 @@ class Log(BaseModel):
     """Lists that no index serves which a process reads at once; see [lists.md](lists.md)."""
     cache_bytes: int = Field(16 << 20, ge=0)
     """What the images that a process remembers take, about: for commands, and for each follower."""
-
-    @field_validator("url")
-    @classmethod
-    def _known(cls, url: str) -> str:
-        if url and not url.startswith(("sqlite:///", *_SCHEMES)):
-            raise ValueError("use sqlite:///path or postgresql://user:password@host/database")
-        return url
-
-    @field_validator("listen_url")
-    @classmethod
-    def _direct(cls, url: str) -> str:
-        if url and not url.startswith(_SCHEMES):
-            raise ValueError("use postgresql://user:password@host/database")
-        return url

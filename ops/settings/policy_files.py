@@ -8,12 +8,11 @@ together, and what comes of them is used together or not at all.
 noticed within seconds. One that cannot be used changes nothing: the rules that were in force stay.
 """
 
-import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
 import yaml
 
 from calotype.commands.policy.policy import DEFAULT_POLICY, Policy
@@ -23,9 +22,6 @@ from calotype.ops.settings.file_watching import watch
 from calotype.ops.settings.protection_file import load_protections
 from calotype.ops.settings.settings import Policy as PolicySettings
 from calotype.ops.settings.settings import PropertyProtections, SettingsError
-
-log = structlog.get_logger("calotype.policy")
-
 
 UNPROTECTED = PropertyProtections()
 
@@ -65,15 +61,7 @@ async def watch_policy(
     def files() -> list[Path]:
         return [*_files(settings), *([Path(protected.file)] if protected.file else [])]
 
-    async def read_again(names: list[str], first: bool) -> None:
-        try:
-            use(await asyncio.to_thread(load_policy, settings, protected))
-        except SettingsError as error:
-            log.error("policy not changed, the last good one stays in force", error=str(error))
-        else:
-            log.info("policy read again" if first else "policy changed", files=names)
-
-    await watch(files, read_again)
+    await watch("policy", files, partial(load_policy, settings, protected), use)
 
 
 def _files(settings: PolicySettings) -> list[Path]:

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +22,7 @@ from calotype.ops.settings.leases import Leases
 from calotype.ops.settings.limits import Limits
 from calotype.ops.settings.log import Log
 from calotype.ops.settings.sinks import SinkName, SinkSettings, check_sinks
+from calotype.ops.settings.table import Table
 from calotype.ops.settings.webhooks import Webhooks
 
 FormatName = Annotated[str, Field(pattern="^[a-z0-9._-]{1,20}$")]
@@ -32,11 +33,7 @@ class SettingsError(Exception):
     """The settings cannot be used; the message names each key and the fix."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Store(_Table):
+class Store(Table):
     """`[store]`: where image data goes."""
 
     name: str = "default"
@@ -77,7 +74,7 @@ class Store(_Table):
         return self
 
 
-class Policy(_Table):
+class Policy(Table):
     """`[policy]`: who may do what, in the language of oslo.policy."""
 
     file: str = ""
@@ -88,7 +85,7 @@ class Policy(_Table):
     """false: what held before the personas reader and member holds too, for who may own."""
 
 
-class PropertyProtections(_Table):
+class PropertyProtections(Table):
     """`[property_protections]`: which custom properties who may create, read, update, delete."""
 
     file: str = ""
@@ -97,14 +94,14 @@ class PropertyProtections(_Table):
     """What the file names: roles, or rules of the policy."""
 
 
-class Deletion(_Table):
+class Deletion(Table):
     """`[deletion]`: how long what was deleted can be had back."""
 
     retention_seconds: float = Field(0.0, ge=0, le=100 * 365 * 86400)
     """How long a deleted image can be restored, with its data; 0 = its data goes at once."""
 
 
-class Formats(_Table):
+class Formats(Table):
     """`[formats]`: formats of images, and how strictly content is judged (container `bare`)."""
 
     disk_formats: list[FormatName] = [
@@ -121,7 +118,7 @@ class Formats(_Table):
     """Names of partition table checks that may fail, such as `mbr`."""
 
 
-class Audit(_Table):
+class Audit(Table):
     """`[audit]`: tamper evidence."""
 
     seal: bool = True
@@ -134,7 +131,7 @@ class Audit(_Table):
     """Record every download as an event: who got how many bytes of which image."""
 
 
-class Followers(_Table):
+class Followers(Table):
     """`[followers]`: what is made of the log in the background. It costs a share of the CPU."""
 
     versions: bool = True

@@ -3,8 +3,10 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from yarl import URL
+
+from calotype.ops.settings.table import TlsClient
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
@@ -18,23 +20,13 @@ def _checked(name: object) -> object:
 SinkName = Annotated[str, BeforeValidator(_checked)]
 
 
-class _Sink(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Sink(TlsClient):
     urls: list[str] = Field(min_length=1, repr=False)
     """URLs of the broker or of each node of a cluster; with a password better given in the
     environment."""
     start: Literal["head", "beginning"] = "head"
     """Where a sink begins that the log has not seen before: with what comes from now on, or with
     everything there is."""
-    cafile: str = ""
-    """File with the authorities whose certificates are trusted; empty = those of the system."""
-    certfile: str = ""
-    """File with the certificate that we show, if the broker wants one."""
-    keyfile: str = ""
-    """File with its key; empty = the key is in the same file."""
-    insecure: bool = False
-    """Trust any certificate: only for trying things out."""
 
     def shown(self) -> dict[str, object]:
         """The settings without passwords."""

@@ -1,16 +1,13 @@
 """`[webhooks]`: where webhooks may lead, and how patient their delivery is."""
 
-from ipaddress import ip_network
+from pydantic import Field, field_validator
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
+from calotype.ops.settings.table import Networks, Table
 from calotype.projections.webhooks.vault import Vault, split_keys
 
 
-class Webhooks(BaseModel):
+class Webhooks(Table):
     """`[webhooks]`: events sent to endpoints that callers name."""
-
-    model_config = ConfigDict(extra="forbid")
 
     deliver: bool = True
     """Deliver; false: leave that to other processes, and only let callers manage webhooks."""
@@ -21,9 +18,9 @@ class Webhooks(BaseModel):
     the first encrypts and all decrypt; better given in the environment. Empty = not encrypted."""
     plain_http: bool = False
     """Let webhooks lead to http:// too."""
-    allow: list[str] = []
+    allow: Networks = []
     """Networks that may be called besides the public Internet, such as `10.1.0.0/16`."""
-    deny: list[str] = []
+    deny: Networks = []
     """Networks that may not be called, whatever else holds."""
     ports: list[int] = []
     """The only ports that may be called; empty = any."""
@@ -43,16 +40,6 @@ class Webhooks(BaseModel):
     """Deliveries of one webhook at once, each of another image."""
     deliveries: int = Field(64, ge=0)
     """Deliveries at once of a process, not counting one for each webhook, which it always has."""
-
-    @field_validator("allow", "deny")
-    @classmethod
-    def _networks(cls, networks: list[str]) -> list[str]:
-        for text in networks:
-            try:
-                ip_network(text)
-            except ValueError:
-                raise ValueError(f"'{text}' is no network such as 10.1.0.0/16") from None
-        return networks
 
     @field_validator("encryption_key")
     @classmethod

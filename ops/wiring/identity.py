@@ -69,14 +69,8 @@ def _tls(table: tables.Keystone) -> ssl.SSLContext | None:
     if not table.url.startswith("https://"):
         return None
     try:
-        context = ssl.create_default_context(cafile=table.cafile or None)
-        if table.certfile:
-            context.load_cert_chain(table.certfile, table.keyfile or None)
+        return table.tls()
     except OSError as error:
         raise SettingsError(
             f"keystone.cafile, certfile, keyfile: cannot be used: {error}"
         ) from None
-    if table.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

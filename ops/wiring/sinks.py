@@ -129,14 +129,8 @@ def _tls(name: str, table: SinkSettings) -> ssl.SSLContext | None:
     if not any(url.startswith(("amqps:", "tls:")) for url in table.urls):
         return None
     try:
-        context = ssl.create_default_context(cafile=table.cafile or None)
-        if table.certfile:
-            context.load_cert_chain(table.certfile, table.keyfile or None)
-    except (OSError, ssl.SSLError) as error:
+        return table.tls()
+    except OSError as error:
         raise SettingsError(
             f"sinks.{name}: certificates cannot be used: {error.strerror or error}"
         ) from None
-    if table.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

@@ -1,7 +1,8 @@
 """The Merkle tree of RFC 6962 (and RFC 9162) over the event log: its roots, and what proofs hold.
 
-Pure functions; `verify_proof.py` has those that hash a leaf or a node and that check a proof. A tree is never held whole: `CompactRange` keeps one hash for each power of two, and
-proofs name the complete subtrees that they need, so that whoever stores these can answer.
+Pure functions; those that hash a leaf or a node and check a proof are in `verify_proof.py`. A tree
+is never held whole: `CompactRange` keeps one hash for each power of two, and proofs name the
+complete subtrees that they need, so that whoever stores these can answer.
 """
 
 from collections.abc import Callable, Iterable, Sequence
