@@ -45,10 +45,22 @@ class ListQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class ListTables:
+    """The names of the tables that a list reads."""
+
+    images: str
+    members: str
+    tags: str
+    properties: str
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
-    """A position of the log, with what makes the spans that held there quick to find."""
+    """A position of the log, with what makes the row versions that held there quick to find."""
 
     position: int
+    tables: ListTables
+    """The tables of row versions."""
     blocks: tuple[int, ...]
     """The blocks that may hold then; see `calotype.projections.past.row_versions.block_of`."""
     newest_created_at: str

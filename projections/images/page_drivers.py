@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calotype.projections.images.listing import Filter, ListQuery
-from calotype.projections.images.pages import (
+from calotype.projections.images.conditions import (
     SORT_EXPRESSIONS,
     Statement,
     column_condition,
     is_storable,
 )
+from calotype.projections.images.listing import Filter, ListQuery
 
 EQUAL = (
     "name", "status", "container_format", "disk_format", "size", "virtual_size", "checksum",
@@ -37,9 +37,14 @@ def drivers(query: ListQuery) -> list[Driver]:
     A filter by the key of the order is none: it says where the list begins and ends.
     """
     sorted_by = query.sort[0][0]
-    tagged = [Tagged(None, tag) for tag in query.tags]
-    tagged += [Tagged(name, value) for name, value in query.properties]
-    return [*tagged, *(c for c in query.filters if order_of_index(c) and c.column != sorted_by)]
+    filters = (c for c in query.filters if order_of_index(c) and c.column != sorted_by)
+    return [*tagged_of(query), *filters]
+
+
+def tagged_of(query: ListQuery) -> list[Tagged]:
+    """The tags and custom properties that images of the list have, each with its own rows."""
+    tags = [Tagged(None, tag) for tag in query.tags]
+    return [*tags, *(Tagged(name, value) for name, value in query.properties)]
 
 
 def is_rare(driver: Driver | None) -> bool:

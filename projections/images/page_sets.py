@@ -1,9 +1,17 @@
 """The sets of images that a caller lists, each with the index that has it in order."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from calotype.commands.policy.actor import Actor
+from calotype.projections.images.conditions import (
+    SORT_EXPRESSIONS,
+    Statement,
+    column_condition,
+    having,
+    is_storable,
+)
 from calotype.projections.images.listing import Filter, ListQuery
 from calotype.projections.images.page_drivers import (
     EQUAL,
@@ -11,12 +19,10 @@ from calotype.projections.images.page_drivers import (
     Tagged,
     as_indexed,
     by_kind,
-    drivers,
     order_of_index,
+    tagged_of,
 )
-from calotype.projections.images.pages import Statement, column_condition, having, is_storable
 from calotype.projections.images.rows import INDEXED_CHARACTERS
-from calotype.projections.images.tables import MEMBERS, PROPERTIES, TAGS
 
 BRANCHES_OF_VALUES = 8
 """So many values of `in:` are walked side by side; more are looked for otherwise."""
@@ -36,6 +42,18 @@ class Branch:
     """What nearly all rows of the index fulfil, so that a walk need not be bounded for it."""
     asked: list[str] = field(default_factory=list)
     ages: tuple[str, str] = AGES
+
+    def conditions(self) -> list[str]:
+        return [*self.indexed, *self.apart, *self.mostly, *self.asked]
+
+    def select(
+        self, columns: str, where: Sequence[str], order: str, limit: int, statement: Statement
+    ) -> str:
+        """The first rows of the set's table in an order."""
+        return (
+            f"SELECT {columns} FROM {self.source}{statement.tables.images} i "
+            f"WHERE {' AND '.join(where) or '1 = 1'} ORDER BY {order} LIMIT {limit}"
+        )
 
 
 def sets_of(query: ListQuery, actor: Actor, statement: Statement) -> list[Branch]:
@@ -69,11 +87,16 @@ def sets_of(query: ListQuery, actor: Actor, statement: Statement) -> list[Branch
         statuses = [query.member_status]
     shared = [
         Branch(
-            source=f"{MEMBERS.name} m CROSS JOIN ",
-            indexed=["i.id = m.image_id", f"m.member = {project}", f"m.status = '{status}'"],
+            source=f"{statement.tables.members} m CROSS JOIN ",
+            indexed=[
+                "i.id = m.image_id",
+                f"m.member = {project}",
+                f"m.status = '{status}'",
+                *statement.holds("m"),
+            ],
             apart=[foreign],
             mostly=["i.visibility = 'shared'", hidden],
-            ages=("m.image_created_at", "m.image_id"),
+            ages=AGES if statement.moment else ("m.image_created_at", "m.image_id"),
         )
         for status in statuses
     ]
@@ -145,12 +168,12 @@ def narrow(branch: Branch, driver: Tagged, statement: Statement) -> None:
         tags, properties = by_kind([driver])
         branch.mostly += having(tags, properties, statement)
         return
-    table = TAGS if driver.name is None else PROPERTIES
-    known = [condition for condition in branch.indexed if "i.owner = " in condition]
-    known += [f"i.visibility = '{kind}'" for kind in ("public", "community")
-              if f"i.visibility = '{kind}'" in branch.indexed]  # fmt: skip
+    tables, known = statement.tables, []
+    if statement.moment is None:  # The tables of the past do not have whose an image is.
+        indexes = ("i.owner = ", "i.visibility = 'public'", "i.visibility = 'community'")
+        known = [condition for condition in branch.indexed if condition.startswith(indexes)]
     rest = [condition for condition in branch.indexed if condition not in known]
-    conditions = ["i.id = t.image_id"]
+    conditions = ["i.id = t.image_id", *statement.holds("t")]
     if driver.name is None:
         conditions.append(f"t.tag = {statement.bind(driver.value)}")
     else:
@@ -158,7 +181,8 @@ def narrow(branch: Branch, driver: Tagged, statement: Statement) -> None:
         conditions += [f"t.name = {statement.bind(driver.name)}", f"t.value_start = {start}"]
         if len(driver.value) >= INDEXED_CHARACTERS:
             branch.mostly.append(f"t.value = {statement.bind(driver.value)}")
-    branch.source = f"{table.name} t CROSS JOIN "
+    table = tables.tags if driver.name is None else tables.properties
+    branch.source = f"{table} t CROSS JOIN "
     branch.indexed = [*conditions, *(condition.replace("i.", "t.", 1) for condition in known)]
     branch.mostly += rest
     branch.ages = ("t.created_at", "t.image_id")
@@ -173,7 +197,7 @@ def _conditioned(
 ) -> list[Branch]:
     """The branch with the filters of the query: one for each value that its index is walked by."""
     key = query.sort[0][0]
-    tagged = [t for t in drivers(query) if isinstance(t, Tagged) and t != driver]
+    tagged = [one for one in tagged_of(query) if one != driver]
     branch.asked += having(*by_kind(tagged), statement)
     if isinstance(driver, Tagged) and key != "created_at":
         branch.asked += having(*by_kind([driver]), statement)
@@ -202,14 +226,7 @@ def _conditioned(
     if walked.column == "owner":
         indexed, mostly = branch.indexed, branch.mostly
     return [
-        Branch(
-            branch.source,
-            [*indexed, *as_indexed(one, statement)],
-            branch.apart,
-            mostly,
-            branch.asked,
-            branch.ages,
-        )
+        replace(branch, indexed=[*indexed, *as_indexed(one, statement)], mostly=mostly)
         for value in values
         for one in [Filter(walked.column, "eq", (value,))]
         if is_storable(walked.column, value)
@@ -247,11 +264,20 @@ def visible(query: ListQuery, actor: Actor, statement: Statement) -> str:
     for branch in sets_of(query, actor, statement):
         texts = [text for text in branch.indexed if "os_hidden" not in text]
         if branch.source:
-            texts = [f"EXISTS (SELECT 1 FROM {MEMBERS.name} m WHERE {' AND '.join(texts)})"]
+            texts = [
+                f"EXISTS (SELECT 1 FROM {statement.tables.members} m WHERE {' AND '.join(texts)})"
+            ]
         rest = [*branch.apart, *branch.mostly, *branch.asked]
         rest = [text for text in rest if "os_hidden" not in text]
         sets.append(" AND ".join([*texts, *rest]) or "1 = 1")
     return "(" + " OR ".join(f"({text})" for text in sets) + ")"
+
+
+def keys_of(query: ListQuery, branch: Branch) -> list[str]:
+    """What the list is ordered by, as the set's index has it where that is by age."""
+    ages = branch.ages if query.sort[0][0] == "created_at" else AGES
+    by_age = dict(zip(("created_at", "id"), ages, strict=True))
+    return [by_age.get(key) or SORT_EXPRESSIONS[key] for key, _ in query.sort]
 
 
 def is_hidden(query: ListQuery, statement: Statement) -> str:

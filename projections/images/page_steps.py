@@ -13,11 +13,12 @@ from typing import Any
 from calotype.commands.errors import Unavailable
 from calotype.commands.policy.actor import Actor
 from calotype.projections.images import walks
+from calotype.projections.images.conditions import DOCUMENT, order_of
 from calotype.projections.images.listing import Filter, ListQuery, Moment
 from calotype.projections.images.page_drivers import Driver, is_impossible, is_rare
 from calotype.projections.images.page_drivers import drivers as drivers_of
 from calotype.projections.images.page_sets import has_order_of_sets
-from calotype.projections.images.pages import DOCUMENT, page_statement
+from calotype.projections.images.pages import page_statement
 from calotype.projections.images.tables import IMAGES
 from calotype.stores.log.errors import ReadTooLong
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -210,7 +211,7 @@ class PageSteps:
 
         Two at least, so that it is seen whether another follows. Two columns come behind.
         """
-        order = walks.order_of(query)
+        order = order_of(query)
         size = "coalesce(length(r.document), 0)"
         ahead = f"sum({size}) OVER w - {size}"
         return (

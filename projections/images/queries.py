@@ -14,29 +14,12 @@ from calotype.commands.policy.policy import allows
 from calotype.commands.policy.protections import Readable
 from calotype.projections.images.listing import Direction, ListQuery, Moment
 from calotype.projections.images.page_steps import PAGE_BYTES, PageSteps
-from calotype.projections.images.pages import marker_statement, visible_today
+from calotype.projections.images.pages import image_statement, marker_statement, visible_today
 from calotype.projections.images.tables import BLOBS, IMAGES, MEMBERS
-from calotype.projections.past.row_versions import IMAGE_VERSIONS, MEMBER_VERSIONS
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-_MEMBERSHIP = (
-    f"EXISTS (SELECT 1 FROM {MEMBERS.name} m WHERE m.image_id = i.id AND m.member = :project)"
-)
-_SHOW = (
-    f"SELECT i.owner, i.visibility, i.status, {_MEMBERSHIP}, i.document, i.locations "
-    f"FROM {IMAGES.name} i WHERE i.id = :id"
-)
-_SHOW_THEN = (
-    f"SELECT i.owner, i.visibility, i.status, EXISTS (SELECT 1 FROM {MEMBER_VERSIONS.name} m "
-    "WHERE m.image_id = i.id AND m.member = :project "
-    "AND m.from_position <= :at AND m.to_position > :at), i.document, i.locations, "
-    f"{visible_today(':project')} FROM {IMAGE_VERSIONS.name} i "
-    "WHERE i.id = :id AND i.from_position <= :at AND i.to_position > :at"
-)
-_DATA = (
-    f"SELECT i.owner, i.visibility, i.status, {_MEMBERSHIP}, i.document, i.locations, "
-    f"i.size, i.checksum FROM {IMAGES.name} i WHERE i.id = :id"
-)
+_SHOW = image_statement(["i.locations"])
+_DATA = image_statement(["i.locations", "i.size", "i.checksum"])
 _MEMBERS = f"SELECT member, document FROM {MEMBERS.name} WHERE image_id = :id ORDER BY position"
 # The first condition of these is that of the index: SQLite takes it only where it is spelled so.
 _UNSETTLED = (
@@ -131,11 +114,12 @@ class Queries:
     async def image_then(self, aggregate_id: UUID, actor: Actor, moment: Moment) -> ImageRow | None:
         """The image's row as it was, if the actor could see it then and may see it today."""
         values = {"id": aggregate_id, "project": actor.project, "at": moment.position}
-        rows = await self._recorder.fetch(_SHOW_THEN, values)
+        columns = ["i.locations", visible_today(":project", moment.tables.images)]
+        rows = await self._recorder.fetch(image_statement(columns, moment), values)
         if not rows:
             return None
-        *columns, seen_today = rows[0]
-        row = ImageRow(*columns)
+        *known, seen_today = rows[0]
+        row = ImageRow(*known)
         seen = actor.is_admin or (seen_today and allows(actor, "get_image", row))
         return row if seen else None
 
@@ -206,10 +190,9 @@ class Queries:
         rows = await self._recorder.fetch(marker_statement(query, moment), values)
         if not rows:
             raise unknown
-        owner, visibility, is_member, document, *marks = rows[0]
-        if not allows(actor, "get_image", ImageRow(owner, visibility, "", is_member, document)):
+        if not allows(actor, "get_image", ImageRow(*rows[0][:5])):
             raise Forbidden("The marker is an image that you may not see.")
-        return tuple(marks)
+        return tuple(rows[0][5:])
 
     async def members(self, aggregate_id: UUID) -> list[tuple[str, str]]:
         """`(project, document)` of each member of an image, in the order of joining."""

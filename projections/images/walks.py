@@ -11,27 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from calotype.commands.policy.actor import Actor
+from calotype.projections.images.conditions import (
+    Statement,
+    beyond,
+    column_condition,
+    columns_of,
+    having,
+    merged,
+    order_of,
+)
 from calotype.projections.images.listing import Filter, ListQuery
 from calotype.projections.images.page_drivers import Driver, Tagged, as_indexed, order_of_index
 from calotype.projections.images.page_sets import (
-    AGES,
     Branch,
     branches_of,
     is_hidden,
     is_ordered,
+    keys_of,
     narrow,
     sets_of,
     visible,
 )
-from calotype.projections.images.pages import (
-    DOCUMENT,
-    SORT_EXPRESSIONS,
-    Statement,
-    beyond,
-    column_condition,
-    having,
-)
-from calotype.projections.images.tables import IMAGES
 
 FEW_PAGES, WALKED_PAGES = 22, 22
 """How many rows count as few, and how many a walk looks at, in pages of the caller's size."""
@@ -65,20 +65,16 @@ def walk(
     branches = branches_of(query, actor, driver, statement)
     bounded = any(branch.asked for branch in branches)
     rows = max(WALKED_PAGES * _page(query), query.limit + 1) if bounded else query.limit + 1
-    by_age = query.sort[0][0] == "created_at"
     selects = []
     for branch in branches:
-        keys = _expressions(query, branch.ages if by_age else AGES)
+        keys = keys_of(query, branch)
         where = [*branch.indexed, *branch.apart, *([] if bounded else branch.mostly)]
         if after is not None:
             where.append(beyond(query, keys, after, statement))
         fits = " AND ".join([*branch.mostly, *branch.asked]) if bounded else ""
-        selects.append(
-            f"SELECT {_columns(keys)}, {f'({fits})' if fits else '1 = 1'} AS fits "
-            f"FROM {branch.source}{IMAGES.name} i "
-            f"WHERE {' AND '.join(where) or '1 = 1'} ORDER BY {order_of(query, keys)} LIMIT {rows}"
-        )
-    sql = _merged(selects, order_of(query), rows)
+        columns = f"{columns_of(keys)}, {f'({fits})' if fits else '1 = 1'} AS fits"
+        selects.append(branch.select(columns, where, order_of(query, keys), rows, statement))
+    sql = merged(selects, order_of(query), rows)
     if bounded:
         sql = (
             f"SELECT * FROM (SELECT p.*, row_number() OVER (ORDER BY {order_of(query)}) AS n "
@@ -97,13 +93,13 @@ def few_statement(
     """
     statement = Statement()
     most = few(query)
-    keys = _expressions(query, AGES)
+    keys = keys_of(query, Branch())
     where = [visible(query, actor, statement), *_all_conditions(query, statement)]
     if after is not None:
         where.append(beyond(query, keys, after, statement))
     where.append(f"(SELECT count(*) FROM few) <= {most}")
     page = (
-        f"SELECT {_columns(keys)} FROM few i WHERE {' AND '.join(where)} "
+        f"SELECT {columns_of(keys)} FROM few i WHERE {' AND '.join(where)} "
         f"ORDER BY {order_of(query, keys)} LIMIT {query.limit + 1}"
     )
     counted = "SELECT count(*) AS n FROM few"
@@ -130,35 +126,21 @@ def count_statement(
 def _few_rows(
     query: ListQuery, actor: Actor, driver: Driver | None, columns: str, statement: Statement
 ) -> str:
-    limit = f"LIMIT {few(query) + 1}"
+    limit, selects = few(query) + 1, []
+    branches = [Branch()]
     if driver is None:
-        selects = []
-        for branch in sets_of(query, actor, statement):
-            order = ", ".join(branch.ages)
-            where = " AND ".join([*branch.indexed, *branch.apart, *branch.mostly])
-            selects.append(
-                f"SELECT {columns} FROM {branch.source}{IMAGES.name} i "
-                f"WHERE {where} ORDER BY {order} {limit}"
-            )
-        return _merged(selects, "", few(query) + 1)
-    if isinstance(driver, Tagged):
-        branch = Branch()
-        narrow(branch, driver, statement)
-        where, order = " AND ".join(branch.indexed), ", ".join(branch.ages)
-        return (
-            f"SELECT {columns} FROM {branch.source}{IMAGES.name} i "
-            f"WHERE {where} ORDER BY {order} {limit}"
-        )
-    where = _indexed_condition(driver, query, statement)
-    order = order_of_index(driver)
-    return f"SELECT {columns} FROM {IMAGES.name} i WHERE {where} ORDER BY {order} {limit}"
-
-
-def _indexed_condition(condition: Filter, query: ListQuery, statement: Statement) -> str:
-    texts = as_indexed(condition, statement)
-    if condition.column in ("created_at", "owner"):
-        texts.append(is_hidden(query, statement))
-    return " AND ".join(texts)
+        branches = sets_of(query, actor, statement)
+    elif isinstance(driver, Tagged):
+        narrow(branches[0], driver, statement)
+    else:
+        branches[0].indexed = as_indexed(driver, statement)
+        if driver.column in ("created_at", "owner"):
+            branches[0].indexed.append(is_hidden(query, statement))
+    for branch in branches:
+        where = [*branch.indexed, *branch.apart, *(branch.mostly if driver is None else ())]
+        order = order_of_index(driver) if isinstance(driver, Filter) else ", ".join(branch.ages)
+        selects.append(branch.select(columns, where, order, limit, statement))
+    return merged(selects, "", limit)
 
 
 def _all_conditions(query: ListQuery, statement: Statement) -> list[str]:
@@ -171,26 +153,3 @@ def _all_conditions(query: ListQuery, statement: Statement) -> list[str]:
 
 def _page(query: ListQuery) -> int:
     return min(max(query.limit + 1, SMALLEST_PAGE), LARGEST_PAGE)
-
-
-def _expressions(query: ListQuery, ages: tuple[str, str]) -> list[str]:
-    by_age = dict(zip(("created_at", "id"), ages, strict=True))
-    return [by_age.get(key) or SORT_EXPRESSIONS[key] for key, _ in query.sort]
-
-
-def order_of(query: ListQuery, keys: Sequence[str] = ()) -> str:
-    names = keys or [f"s{n}" for n in range(len(query.sort))]
-    return ", ".join(f"{name} {way}" for name, (_, way) in zip(names, query.sort, strict=True))
-
-
-def _columns(keys: Sequence[str]) -> str:
-    columns = [f"{DOCUMENT} AS document", "i.id", "i.locations", "i.status"]
-    return ", ".join([*columns, *(f"{key} AS s{n}" for n, key in enumerate(keys))])
-
-
-def _merged(selects: Sequence[str], order: str, limit: int) -> str:
-    if len(selects) == 1:
-        return selects[0]
-    union = " UNION ALL ".join(f"SELECT * FROM ({select}) b{n}" for n, select in enumerate(selects))
-    ordered = f"ORDER BY {order} " if order else ""
-    return f"SELECT * FROM ({union}) page {ordered}LIMIT {limit}"

@@ -13,7 +13,7 @@ from calotype.commands.images.events import clock_text
 from calotype.projections.engine.follower import wait_until_reached
 from calotype.projections.engine.positions import Positions, positions_of
 from calotype.projections.images.listing import Moment
-from calotype.projections.past.row_versions import FOLLOWER, MOMENTS, blocks_at
+from calotype.projections.past.row_versions import FOLLOWER, LIST_TABLES, MOMENTS, blocks_at
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 LONGEST_WAIT_SECONDS = 5.0
@@ -73,7 +73,7 @@ class Moments:
     async def _moment(self, position: int, head: int) -> Moment:
         rows = await self._recorder.fetch(_NEWEST, {"position": position})
         newest = rows[0][0] if rows else ""
-        return Moment(position, tuple(blocks_at(position, head)), newest)
+        return Moment(position, LIST_TABLES, tuple(blocks_at(position, head)), newest)
 
     async def _wait_for(self, position: int) -> None:
         if not await wait_until_reached(self._recorder, FOLLOWER, position, self._wait_seconds):

@@ -14,6 +14,7 @@ import orjson
 from eventsourcing.persistence import Notification, StoredEvent
 
 from calotype.commands.images.events import Created, api_time, clock_text
+from calotype.projections.images.listing import ListTables
 from calotype.projections.images.rows import rows_of
 from calotype.projections.images.tables import IMAGES, MEMBERS, PROPERTIES, TAGS
 from calotype.stores.log.tables import Change, Column, Index, Put, Table, key_getter
@@ -108,6 +109,10 @@ Clocks of machines differ, positions do not: `clock` never runs backwards along 
 image that existed at a position has a later `created_at` than `newest_created_at`."""
 
 VERSION_TABLES = (IMAGE_VERSIONS, MEMBER_VERSIONS, TAG_VERSIONS, PROPERTY_VERSIONS, MOMENTS)
+LIST_TABLES = ListTables(
+    IMAGE_VERSIONS.name, MEMBER_VERSIONS.name, TAG_VERSIONS.name, PROPERTY_VERSIONS.name
+)
+"""What a list as of a moment reads."""
 VERSIONS = {
     live: (versions, key_getter(live))
     for live, versions in (
