@@ -1,12 +1,14 @@
 """The catalogue of event types: a JSON Schema and a sample of each, and an AsyncAPI document.
 
-All of it is made from the event classes themselves, so that it cannot fall behind them.
+All of it is made from the event classes and their annotations, so that it cannot fall behind them.
 """
 
-import types
-from datetime import datetime
-from typing import Any, Union, get_args, get_origin, get_type_hints
-from uuid import UUID
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from calotype.commands.images.download import LOG_EVENT_TYPES, DataSent
 from calotype.commands.images.events import Created, ImageEvent
@@ -65,19 +67,17 @@ _SAMPLES: dict[str, Any] = {
     "deletion": 6,
     "restored_to": "active",
 }
-"""One plausible value for each field that an event may have."""
+"""One plausible value for each field that an event may have; a new field needs one here."""
 
-_JSON_TYPES: dict[Any, dict[str, Any]] = {
-    str: {"type": "string"},
-    int: {"type": "integer"},
-    float: {"type": "number"},
-    bool: {"type": "boolean"},
-    datetime: {"type": "string", "format": "date-time"},
-    UUID: {"type": "string", "format": "uuid"},
-    type(None): {"type": "null"},
-    Any: {},
-}
-_BY_KIND: dict[Any, Any] = {"string": "text", "integer": 1, "number": 1.0, "boolean": True}
+
+class _WithoutDefaults(GenerateJsonSchema):
+    """Schemas that leave out what JSON Schema assumes: objects may have any members."""
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        made = super().dict_schema(schema)
+        if made.get("additionalProperties") is True:
+            del made["additionalProperties"]
+        return made
 
 
 def fields_of(kind: EventType, version: int | None = None) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def version_of(kind: EventType) -> int:
 
 def sample_state(kind: EventType) -> dict[str, Any]:
     """A whole state of such an event, as the log would hold it."""
-    state = {name: _sample(name, hint) for name, hint in fields_of(kind).items()}
+    state = {name: _SAMPLES[name] for name in fields_of(kind)}
     if version_of(kind) > 1:
         state["class_version"] = version_of(kind)
     return state
@@ -127,17 +127,17 @@ def schema_of(topic: str, version: int | None = None) -> dict[str, Any]:
     kind = LOG_EVENT_TYPES[topic]
     version = version or version_of(kind)
     fields = {n: hint for n, hint in fields_of(kind, version).items() if n not in INTERNAL}
-    told = {view: shown_in(view, topic) or frozenset() for view in (OWN, SHARED, WITHDRAWN)}
+    shown_to = {view: shown_in(view, topic) or frozenset() for view in (OWN, SHARED, WITHDRAWN)}
     properties: dict[str, Any] = {}
     for name, hint in fields.items():
-        views = [view for view, shown in told.items() if name in shown]
+        views = [view for view, shown in shown_to.items() if name in shown]
         properties[name] = {**json_schema(hint), "x-shown-to": [FULL, *views]}
     properties["version"] = {
         "type": "integer",
         "minimum": 1,
         "description": "The event's number in the life of what it happened to, counting from 1.",
     }
-    of_views = [[name for name in fields if name in shown] for shown in told.values()]
+    of_views = [[name for name in fields if name in shown] for shown in shown_to.values()]
     newest = version == version_of(kind)
     return {
         "$schema": DIALECT,
@@ -173,6 +173,7 @@ def catalogue() -> dict[str, Any]:
 def asyncapi() -> dict[str, Any]:
     """The AsyncAPI 3.0 document of the feed."""
     topics = sorted(LOG_EVENT_TYPES)
+    messages = {topic: {"$ref": f"#/components/messages/{topic}"} for topic in topics}
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -187,7 +188,7 @@ def asyncapi() -> dict[str, Any]:
             "events": {
                 "address": "/log/v1/events",
                 "description": "Parameters: after, types, image, limit, wait, snapshot.",
-                "messages": {topic: {"$ref": f"#/components/messages/{topic}"} for topic in topics},
+                "messages": messages,
             },
             "consumer": {
                 "address": "/log/v1/consumers/{name}/fetch",
@@ -195,7 +196,7 @@ def asyncapi() -> dict[str, Any]:
                 "a token that is answered at /log/v1/consumers/{name}/ack; without an answer it "
                 "comes again.",
                 "parameters": {"name": {"description": "The consumer's name."}},
-                "messages": {topic: {"$ref": f"#/components/messages/{topic}"} for topic in topics},
+                "messages": messages,
             },
         },
         "operations": {
@@ -253,30 +254,10 @@ def _without_place(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name not in ("$schema", "$id")}
 
 
+@cache
 def json_schema(hint: Any) -> dict[str, Any]:
-    """The JSON Schema of a value with this type annotation. Raises KeyError for unknown ones."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [json_schema(argument) for argument in arguments]}
-    if origin is list or hint is list:
-        return {"type": "array", **({"items": json_schema(arguments[0])} if arguments else {})}
-    if origin is dict or hint is dict:
-        schema: dict[str, Any] = {"type": "object"}
-        if arguments and arguments[1] is not Any:
-            schema["additionalProperties"] = json_schema(arguments[1])
-        return schema
-    return dict(_JSON_TYPES[hint])
-
-
-def _sample(name: str, hint: Any) -> Any:
-    if name in _SAMPLES:
-        return _SAMPLES[name]
-    schema = json_schema(hint)
-    if "anyOf" in schema:
-        schema = schema["anyOf"][0]
-    empty: dict[str, Any] = {"array": [], "object": {}}
-    kind = schema.get("type", "null")
-    return empty[kind] if kind in empty else _BY_KIND.get(kind)
+    """The JSON Schema of a value with this type annotation."""
+    return TypeAdapter(hint).json_schema(schema_generator=_WithoutDefaults)
 
 
 def _description(kind: type) -> str:
