@@ -7,15 +7,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from eventsourcing.domain import OriginatorVersionError
 
 from calotype.commands.errors import Conflict, Forbidden
-from calotype.commands.images.image import Image, create
+from calotype.commands.images.image import Image
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS, encode_image
-from calotype.commands.policy.actor import Cause
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.images.rows import rows_of
 from calotype.projections.past.history import history_of
@@ -23,19 +22,8 @@ from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.snapshots import SNAPSHOT_EVENTS, SNAPSHOTS
+from tests.images import CAUSE, new_image
 
-CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
-FIELDS: dict[str, Any] = {
-    "name": "n",
-    "visibility": "shared",
-    "protected": False,
-    "os_hidden": False,
-    "owner": "p",
-    "disk_format": "raw",
-    "container_format": "bare",
-    "min_disk": 0,
-    "min_ram": 0,
-}
 MANY = 12 * SNAPSHOT_EVENTS + 7
 
 
@@ -58,14 +46,6 @@ class Counting:
     def taken(self) -> int:
         rows, self.rows = self.rows, 0
         return rows
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def log_url(request: Any, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'log.sqlite'}"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
 
 
 @pytest.fixture
@@ -95,7 +75,7 @@ def rename(image: Image, name: str) -> None:
 
 async def image_of(log: EventLog, events: int) -> UUID:
     """A new image with so many events."""
-    image = create(CAUSE, image_id=str(uuid4()), fields=FIELDS, tags=[], properties={"k": "v"})
+    image = new_image(properties={"k": "v"})
     await log.create(image)
     for number in range(events - 1):
         await log.change(image.id, anybody, rename, f"name {number}")

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from calotype.commands.errors import CalotypeError, NotFound
 from calotype.commands.images import deletion
 from calotype.commands.images.download import download
-from calotype.commands.images.image import Image, create
-from calotype.commands.policy.actor import Cause
+from calotype.commands.images.image import Image
 from calotype.commands.policy.quotas import Quotas
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.engine.follower import Follower
@@ -37,19 +36,8 @@ from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
+from tests.images import CAUSE, new_image
 
-CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
-FIELDS: dict[str, Any] = {
-    "name": "n",
-    "visibility": "shared",
-    "protected": False,
-    "os_hidden": False,
-    "owner": "p",
-    "disk_format": "raw",
-    "container_format": "bare",
-    "min_disk": 0,
-    "min_ram": 0,
-}
 IMAGES, USAGE, VERSIONS, AUDIENCE = PROJECTIONS
 BUILT = (IMAGES, VERSIONS, AUDIENCE)
 Rows = dict[str, list[tuple[str, ...]]]
@@ -79,10 +67,8 @@ class Database:
         self.ids = []
         for number in range(4):
             tags = chance.sample(["a", "b", "c"], number % 3)
-            image = create(
-                CAUSE,
-                image_id=str(uuid4()),
-                fields={**FIELDS, "visibility": chance.choice(["shared", "public", "private"])},
+            image = new_image(
+                visibility=chance.choice(["shared", "public", "private"]),
                 tags=tags,
                 properties={"k": "1"} if number % 2 else {},
             )
@@ -153,14 +139,9 @@ class Database:
         switch(self.recorder, known, Quiet())
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-async def database(request: Any, tmp_path: Any) -> AsyncIterator[Database]:
-    url = (
-        f"sqlite:///{tmp_path / 'log.sqlite'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
-    database = Database(url)
+@pytest.fixture
+async def database(log_url: str) -> AsyncIterator[Database]:
+    database = Database(log_url)
     yield database
     await database.recorder.close()
 

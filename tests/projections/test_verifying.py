@@ -5,14 +5,11 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 
-from calotype.commands.images.image import create
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS
-from calotype.commands.policy.actor import Cause
 from calotype.commands.policy.quotas import Quotas
 from calotype.ops.wiring.composition import migrate
 from calotype.projections.engine.follower import Follower
@@ -26,59 +23,39 @@ from calotype.stores.log import snapshots
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
+from tests.images import CAUSE, new_image
 
-CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
-FIELDS: dict[str, Any] = {
-    "name": "n",
-    "visibility": "shared",
-    "protected": False,
-    "os_hidden": False,
-    "owner": "p",
-    "disk_format": "raw",
-    "container_format": "bare",
-    "min_disk": 0,
-    "min_ram": 0,
-}
 Tamper = Callable[[str], None]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture
 async def log(
-    request: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[GroupCommitRecorder, Tamper]]:
     """A log with a few images in it, and a way to change its tables behind its back."""
     monkeypatch.setattr(snapshots, "SNAPSHOT_EVENTS", 3)
     monkeypatch.setattr(row_version_snapshots, "SNAPSHOT_EVENTS", 3)
-    path = tmp_path / "log.sqlite"
-    url = (
-        f"sqlite:///{path}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
 
     def tamper(sql: str) -> None:
-        if request.param == "sqlite":
-            with sqlite3.connect(path, timeout=30) as connection:
+        if log_url.startswith("sqlite"):
+            with sqlite3.connect(log_url.removeprefix("sqlite:///"), timeout=30) as connection:
                 assert connection.execute(sql).rowcount > 0
             connection.close()
         else:
-            with psycopg.connect(url) as server:
+            with psycopg.connect(log_url) as server:
                 assert server.execute(sql.encode()).rowcount > 0
 
-    recorder = open_log(url)
+    recorder = open_log(log_url)
     migrate(recorder)
     for _ in range(12):
-        await _life(recorder)
+        await _add_image(recorder)
     yield recorder, tamper
     await recorder.close()
 
 
-async def _life(recorder: GroupCommitRecorder) -> None:
+async def _add_image(recorder: GroupCommitRecorder) -> None:
     events = EventLog(recorder, rows_of, Quotas(recorder), snapshots=IMAGE_SNAPSHOTS)
-    tags, properties = ["a", "b"], {"k": "1", "l": "2"}
-    image = create(
-        CAUSE, image_id=str(uuid4()), fields=FIELDS, tags=tags, properties=dict(properties)
-    )
+    image = new_image(tags=["a", "b"], properties={"k": "1", "l": "2"})
     await events.create(image)
     for wish in (
         lambda image: image.add_member(CAUSE, "m1"),
@@ -94,8 +71,8 @@ async def _life(recorder: GroupCommitRecorder) -> None:
 
 
 async def _follow(recorder: GroupCommitRecorder) -> None:
-    spans = partial(RowVersionFolder, snapshots=True)
-    for known, fold in ((PROJECTIONS[2], spans), (PROJECTIONS[3], EventAudience)):
+    versions = partial(RowVersionFolder, snapshots=True)
+    for known, fold in ((PROJECTIONS[2], versions), (PROJECTIONS[3], EventAudience)):
         assert known.follower is not None
         await Follower(recorder, known.follower, fold(recorder), holder="h").catch_up()
 
@@ -115,7 +92,7 @@ async def test_what_was_never_touched_fits_also_where_a_follower_is_behind(log: 
     recorder, _ = log
     assert await _found(recorder) == []
     await _follow(recorder)
-    await _life(recorder)
+    await _add_image(recorder)
     assert await _found(recorder) == []
 
 
@@ -185,10 +162,10 @@ async def test_writers_meanwhile_are_no_difference(log: Any) -> None:
     recorder, _ = log
     await _follow(recorder)
     verifying = asyncio.create_task(_found(recorder))
-    lives = 0
-    while not verifying.done() or lives < 10:
-        await _life(recorder)
+    images = 0
+    while not verifying.done() or images < 10:
+        await _add_image(recorder)
         await _follow(recorder)
-        lives += 1
+        images += 1
     assert await verifying == []
     assert await _found(recorder) == []

@@ -1,4 +1,4 @@
-"""Spans: every row that ever was, found again in the few blocks around a moment."""
+"""Row versions: every row that ever was, found again in the few blocks around a moment."""
 
 import asyncio
 import random
@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calotype.commands.images.image import create
-from calotype.commands.policy.actor import Cause
 from calotype.projections.engine import follower as following
 from calotype.projections.engine.follower import Follower, reached
 from calotype.projections.images.rows import rows_of
@@ -34,29 +32,18 @@ from calotype.projections.rebuild.snapshot_check import OF_VERSIONS
 from calotype.stores.log.log import EventLog
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
+from tests.images import CAUSE, new_image
 
-CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
 PAIRS = (
     (IMAGES, IMAGE_VERSIONS),
     (MEMBERS, MEMBER_VERSIONS),
     (TAGS, TAG_VERSIONS),
     (PROPERTIES, PROPERTY_VERSIONS),
 )
-FIELDS: dict[str, Any] = {
-    "name": "n",
-    "visibility": "shared",
-    "protected": False,
-    "os_hidden": False,
-    "owner": "p",
-    "disk_format": "raw",
-    "container_format": "bare",
-    "min_disk": 0,
-    "min_ram": 0,
-}
 
 
 @given(st.integers(1, 2**40), st.integers(1, 2**40), st.data())
-def test_a_span_is_found_from_every_position_that_it_holds(
+def test_a_row_version_is_found_from_every_position_that_it_holds(
     start: int, length: int, data: st.DataObject
 ) -> None:
     end = start + length
@@ -70,7 +57,7 @@ def test_a_span_is_found_from_every_position_that_it_holds(
 
 @given(st.integers(1, 2**20), st.integers(1, 64), st.integers(1, 2**20))
 def test_what_was_over_long_before_is_not_looked_at(start: int, length: int, later: int) -> None:
-    """A short span lies in a block of the moment only if that block began a boundary ago."""
+    """A short row version lies in a block of the moment only if that block began a boundary ago."""
     block = block_of(start, start + length)
     level = block >> 56
     position = start + length + later
@@ -78,32 +65,27 @@ def test_what_was_over_long_before_is_not_looked_at(start: int, length: int, lat
         assert position >> 4 * level == start >> 4 * level
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-async def recorder(request: Any, tmp_path: Any) -> AsyncIterator[GroupCommitRecorder]:
-    url = (
-        f"sqlite:///{tmp_path / 'log.sqlite'}"
-        if request.param == "sqlite"
-        else request.getfixturevalue("postgres_url")
-    )
-    recorder = open_log(url)
+@pytest.fixture
+async def recorder(log_url: str) -> AsyncIterator[GroupCommitRecorder]:
+    recorder = open_log(log_url)
     recorder.migrate()
     recorder.create_tables([*TABLES, *VERSION_TABLES, OF_VERSIONS.table])
     yield recorder
     await recorder.close()
 
 
-async def _live(recorder: GroupCommitRecorder, chance: random.Random, wishes: int) -> None:
+async def _live(recorder: GroupCommitRecorder, chance: random.Random, changes: int) -> None:
     """Random changes of a few images, many of them refused."""
     log = EventLog(recorder, rows_of)
     ids = []
     for number in range(5):
         image_id = str(UUID(int=chance.getrandbits(128)))
         tags = chance.sample(["x", "y"], number % 3)
-        made = create(CAUSE, image_id=image_id, fields=FIELDS, tags=tags, properties={"k": "1"})
+        made = new_image(image_id=image_id, tags=tags)
         await log.create(made)
         ids.append(made.id)
 
-    def wish(image: Any) -> None:
+    def change(image: Any) -> None:
         act, member = chance.randrange(6), chance.choice(["m1", "m2"])
         if act == 0:
             image.add_tag(CAUSE, chance.choice(["x", "y", "z"]))
@@ -119,8 +101,8 @@ async def _live(recorder: GroupCommitRecorder, chance: random.Random, wishes: in
         elif chance.random() < 0.2 and image.status != "deleted":
             image.delete(CAUSE)
 
-    for _ in range(wishes):
-        await log.change(chance.choice(ids), lambda image: None, wish)
+    for _ in range(changes):
+        await log.change(chance.choice(ids), lambda image: None, change)
 
 
 async def _rows(recorder: GroupCommitRecorder, table: Any) -> list[tuple[Any, ...]]:
@@ -129,30 +111,32 @@ async def _rows(recorder: GroupCommitRecorder, table: Any) -> list[tuple[Any, ..
     return sorted(tuple(map(str, row)) for row in rows)
 
 
-async def test_open_spans_are_exactly_the_live_rows(recorder: GroupCommitRecorder) -> None:
+async def test_open_row_versions_are_exactly_the_live_rows(recorder: GroupCommitRecorder) -> None:
     await _live(recorder, random.Random(7), 60)
     await Follower(recorder, FOLLOWER, RowVersionFolder(recorder), holder="h").catch_up()
-    for live, spans in PAIRS:
-        kept = [column.name for column in live.columns if column in spans.columns]
+    for live, versions in PAIRS:
+        kept = [column.name for column in live.columns if column in versions.columns]
         names = ", ".join(kept)
         rows = await recorder.fetch(
-            f"SELECT {names} FROM {spans.name} WHERE to_position = :end", {"end": FOREVER}
+            f"SELECT {names} FROM {versions.name} WHERE to_position = :end", {"end": FOREVER}
         )
         held = [row[: len(kept)] for row in await _rows(recorder, live)]
         assert sorted(tuple(map(str, row)) for row in rows) == sorted(held)
         assert (
-            await recorder.fetch(f"SELECT 1 FROM {spans.name} WHERE from_position >= to_position")
+            await recorder.fetch(
+                f"SELECT 1 FROM {versions.name} WHERE from_position >= to_position"
+            )
             == []
         )
 
 
-async def test_spans_are_a_function_of_the_log_alone(recorder: GroupCommitRecorder) -> None:
+async def test_row_versions_are_a_function_of_the_log_alone(recorder: GroupCommitRecorder) -> None:
     """Page by page with nothing remembered, or in one go: the same rows in every table."""
     await _live(recorder, random.Random(11), 60)
-    spans = RowVersionFolder(recorder, cache_bytes=0)
-    follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3)
+    folder = RowVersionFolder(recorder, cache_bytes=0)
+    follower = Follower(recorder, "forgetful", folder, holder="h", page_events=3)
     while await follower._step():
-        spans.forget()
+        folder.forget()
     first = {table: await _rows(recorder, table) for table in VERSION_TABLES}
     assert len(first[MOMENTS]) == recorder.max_notification_id()
     await Follower(recorder, "whole", RowVersionFolder(recorder), holder="h").catch_up()
@@ -160,25 +144,25 @@ async def test_spans_are_a_function_of_the_log_alone(recorder: GroupCommitRecord
         assert await _rows(recorder, table) == first[table], table.name
 
 
-async def test_spans_from_snapshots_are_those_from_birth(
+async def test_row_versions_from_snapshots_are_those_from_birth(
     recorder: GroupCommitRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing remembered, and each page begun from the last snapshots: the same rows."""
     monkeypatch.setattr(row_version_snapshots, "SNAPSHOT_EVENTS", 4)
     for seed in range(4):
         await _live(recorder, random.Random(seed), 60)
-    spans = RowVersionFolder(recorder, snapshots=True)
-    follower = Follower(recorder, "forgetful", spans, holder="h", page_events=3, chunk_events=2)
+    folder = RowVersionFolder(recorder, snapshots=True)
+    follower = Follower(recorder, "forgetful", folder, holder="h", page_events=3, chunk_events=2)
     found: list[bool] = []
     find = row_version_snapshots.find
 
     def noted(*arguments: Any) -> Any:
-        found.append((life := find(*arguments)) is not None)
-        return life
+        found.append((timeline := find(*arguments)) is not None)
+        return timeline
 
     monkeypatch.setattr(row_version_snapshots, "find", noted)
     while await follower._step():
-        spans.forget()
+        folder.forget()
     assert found.count(True) > 50
     kept = {table: await _rows(recorder, table) for table in VERSION_TABLES}
     assert [*OF_VERSIONS.wrong(recorder)] == []
