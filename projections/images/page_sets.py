@@ -31,19 +31,23 @@ AGES = ("i.created_at", "i.id")
 
 @dataclass(slots=True)
 class Branch:
-    """One set of images: where its index begins, what that index answers, and what it does not."""
+    """One set of images that a caller lists: its conditions, by what its index does for them."""
 
     source: str = ""
+    """The table to start from, joined with the images; empty: the images themselves."""
     indexed: list[str] = field(default_factory=list)
+    """What the index answers: a walk reads no row that does not fulfil it."""
     apart: list[str] = field(default_factory=list)
     """What keeps this set apart from those before it: an image that comes twice would be counted
     twice where a walk ends."""
     mostly: list[str] = field(default_factory=list)
     """What nearly all rows of the index fulfil, so that a walk need not be bounded for it."""
     asked: list[str] = field(default_factory=list)
+    """What many rows of the index do not fulfil, so that a walk must be bounded."""
     ages: tuple[str, str] = AGES
 
     def conditions(self) -> list[str]:
+        """All of them, for a statement that has no bound."""
         return [*self.indexed, *self.apart, *self.mostly, *self.asked]
 
     def select(
@@ -59,24 +63,24 @@ class Branch:
 def sets_of(query: ListQuery, actor: Actor, statement: Statement) -> list[Branch]:
     """The sets of images that the caller lists, each by age."""
     wanted, hidden = query.visibility, is_hidden(query, statement)
+
+    def seen_as(*kinds: str, apart: Sequence[str] = ()) -> list[Branch]:
+        return [
+            Branch(indexed=[f"i.visibility = '{kind}'", hidden], apart=[*apart]) for kind in kinds
+        ]
+
+    if wanted in ("public", "community") or (actor.is_admin and wanted in ("private", "shared")):
+        return seen_as(wanted)
     if actor.is_admin:
-        if wanted in ("public", "private", "shared", "community"):
-            return [Branch(indexed=[f"i.visibility = '{wanted}'", hidden])]
-        if wanted == "all":
-            return [Branch(indexed=[hidden])]
         mostly = "i.visibility <> 'community'"
         if actor.project is not None:
             mostly = f"({mostly} OR i.owner = {statement.bind(actor.project)})"
-        return [Branch(indexed=[hidden], mostly=[mostly])]
-    kinds = _listed_by_all(wanted)
+        return [Branch(indexed=[hidden], mostly=[] if wanted == "all" else [mostly])]
+    by_all = {"all": ("public", "community"), None: ("public",)}.get(wanted, ())
     if actor.project is None:
-        return [Branch(indexed=[f"i.visibility = '{kind}'", hidden]) for kind in kinds] or [
-            Branch(indexed=["1 = 0"])
-        ]
+        return seen_as(*by_all) or [Branch(indexed=["1 = 0"])]
     project = statement.bind(actor.project)
     foreign = f"(i.owner IS NULL OR i.owner <> {project})"
-    if wanted in ("public", "community"):
-        return [Branch(indexed=[f"i.visibility = '{wanted}'", hidden])]
     own = Branch(indexed=[f"i.owner = {project}", hidden])
     if wanted in ("private", "shared"):
         own.asked.append(f"i.visibility = '{wanted}'")
@@ -100,16 +104,7 @@ def sets_of(query: ListQuery, actor: Actor, statement: Statement) -> list[Branch
         )
         for status in statuses
     ]
-    others = [
-        Branch(indexed=[f"i.visibility = '{kind}'", hidden], apart=[foreign]) for kind in kinds
-    ]
-    return [own, *shared, *others]
-
-
-def _listed_by_all(wanted: str | None) -> tuple[str, ...]:
-    if wanted == "all":
-        return ("public", "community")
-    return {None: ("public",), "public": ("public",), "community": ("community",)}.get(wanted, ())
+    return [own, *shared, *seen_as(*by_all, apart=[foreign])]
 
 
 def branches_of(
@@ -119,7 +114,7 @@ def branches_of(
     key = query.sort[0][0]
     sets = sets_of(query, actor, statement)
     if not has_order_of_sets(query, actor):
-        # Only the order of all images has an index: what the caller sees is asked of each.
+        # Only the order of all images has an index: each row is checked for what the caller sees.
         asked = (
             []
             if actor.is_admin and query.visibility in (None, "all")
@@ -162,7 +157,7 @@ def _have_names(query: ListQuery, actor: Actor) -> bool:
 def narrow(branch: Branch, driver: Tagged, statement: Statement) -> None:
     """Starts the branch from the table of tags or properties, where its set has an index there.
 
-    What a project was offered is few, and of each it is asked whether it has the tag.
+    A project was offered few images, so each of these is checked for the tag.
     """
     if branch.source:
         tags, properties = by_kind([driver])

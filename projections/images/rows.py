@@ -4,7 +4,7 @@ A pure function, run with every append in the same transaction. The fold itself 
 aggregate's own (`Event.apply`), so that there is one meaning of an event and not two.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -35,6 +35,8 @@ from calotype.projections.images.tables import BLOBS, IMAGES, MEMBERS, PROPERTIE
 from calotype.stores.log.tables import Replace, Table
 
 INDEXED_CHARACTERS = 200
+_FACTS = [column.name for column in IMAGES.columns[2:-1]]
+"""The columns of an image that are fields or attributes of it, under the same names."""
 
 _COMES_AND_GOES = (Created, Deleted, Restored)
 _TOUCHES_TAGS = (*_COMES_AND_GOES, TagAdded, TagRemoved, Updated)
@@ -57,7 +59,7 @@ _TOUCHES_BLOBS = (
     DataRemoved,
 )
 _SETS = frozenset(("owner", "visibility"))
-"""Fields that say who lists an image; tags and properties have them too."""
+"""Fields that decide who lists an image; tags and properties have them too."""
 _LEAVES_THE_IMAGE = (
     MemberAdded,
     MemberStatusSet,
@@ -69,35 +71,29 @@ _LEAVES_THE_IMAGE = (
 
 def rows_of(image: Image, events: Sequence[ImageEvent]) -> list[Replace]:
     """The rows that change when `events`, the latest of `image`, are appended."""
-    changes: list[Replace] = []
+    tables = []
     if not all(isinstance(event, _LEAVES_THE_IMAGE) for event in events):
-        changes.append(Replace(IMAGES, image.id, _image_rows(image)))
+        tables.append(IMAGES)
     if _touched(events, _TOUCHES_TAGS, "tags") and (image.tags or image.version > 1):
-        changes.append(Replace(TAGS, image.id, _tag_rows(image)))
+        tables.append(TAGS)
     if _touched(events, _TOUCHES_PROPERTIES, "properties") and (
         image.properties or image.version > 1
     ):
-        changes.append(Replace(PROPERTIES, image.id, _property_rows(image)))
+        tables.append(PROPERTIES)
     if any(isinstance(event, _TOUCHES_MEMBERS) for event in events):
-        changes.append(Replace(MEMBERS, image.id, _member_rows(image)))
+        tables.append(MEMBERS)
     if any(isinstance(event, _TOUCHES_BLOBS) for event in events):
-        changes.append(Replace(BLOBS, image.id, _blob_rows(image)))
+        tables.append(BLOBS)
     if any(_touches_restorable(event) for event in events):
-        changes.append(Replace(RESTORABLE, image.id, restorable_rows(image)))
-    return changes
+        tables.append(RESTORABLE)
+    make = _ROWS_OF_DELETED if image.status == "deleted" else _ROWS
+    return [Replace(table, image.id, make[table](image)) for table in tables]
 
 
 def all_rows_of(image: Image) -> Iterator[tuple[Table, tuple[Any, ...]]]:
     """Every row of the image as it is, each with its table."""
-    for table, rows in (
-        (IMAGES, _image_rows(image)),
-        (TAGS, _tag_rows(image)),
-        (PROPERTIES, _property_rows(image)),
-        (MEMBERS, _member_rows(image)),
-        (BLOBS, _blob_rows(image)),
-        (RESTORABLE, restorable_rows(image)),
-    ):
-        for row in rows:
+    for table, make in (_ROWS_OF_DELETED if image.status == "deleted" else _ROWS).items():
+        for row in make(image):
             yield table, row
 
 
@@ -149,7 +145,7 @@ def image_document(image: Image) -> bytes:
 def readable_document(document: bytes, readable: Readable | None) -> bytes:
     """An image's document with those custom properties alone that the reader may read.
 
-    None is a reader of all of them, for whom the document is not even looked at.
+    None: the reader may read all of them, and the document is passed on unparsed.
     """
     if readable is None:
         return document
@@ -173,45 +169,17 @@ def member_document(image: Image, member: str) -> dict[str, Any]:
 
 
 def _image_rows(image: Image) -> list[tuple[Any, ...]]:
-    if image.status == "deleted":
-        return []
-    fields = image.fields
-    return [
-        (
-            image.id,
-            image_document(image).decode(),
-            image.status,
-            fields["visibility"],
-            fields["owner"],
-            fields["name"],
-            fields["protected"],
-            fields["os_hidden"],
-            fields["disk_format"],
-            fields["container_format"],
-            image.size,
-            image.virtual_size,
-            image.checksum,
-            image.os_hash_algo,
-            image.os_hash_value,
-            fields["min_disk"],
-            fields["min_ram"],
-            image.created_at,
-            image.updated_at,
-            orjson.dumps(image.locations).decode(),
-        )
-    ]
+    fields, locations = image.fields, orjson.dumps(image.locations).decode()
+    facts = [fields[name] if name in fields else getattr(image, name) for name in _FACTS]
+    return [(image.id, image_document(image).decode(), *facts, locations)]
 
 
 def _tag_rows(image: Image) -> list[tuple[Any, ...]]:
-    if image.status == "deleted":
-        return []
     owner, visibility = image.fields["owner"], image.fields["visibility"]
     return [(image.id, tag, image.created_at, owner, visibility) for tag in image.tags]
 
 
 def _property_rows(image: Image) -> list[tuple[Any, ...]]:
-    if image.status == "deleted":
-        return []
     born, owner, visibility = image.created_at, image.fields["owner"], image.fields["visibility"]
     return [
         (image.id, name, value, value[:INDEXED_CHARACTERS], born, owner, visibility)
@@ -221,8 +189,6 @@ def _property_rows(image: Image) -> list[tuple[Any, ...]]:
 
 
 def _member_rows(image: Image) -> list[tuple[Any, ...]]:
-    if image.status == "deleted":
-        return []
     return [
         (
             image.id,
@@ -241,3 +207,20 @@ def _blob_rows(image: Image) -> list[tuple[Any, ...]]:
         (image.id, blob.url, blob.store, blob.state, blob.upload_id, blob.holder)
         for blob in image.blobs.values()
     ]
+
+
+_ROWS: dict[Table, Callable[[Image], list[tuple[Any, ...]]]] = {
+    IMAGES: _image_rows,
+    TAGS: _tag_rows,
+    PROPERTIES: _property_rows,
+    MEMBERS: _member_rows,
+    BLOBS: _blob_rows,
+    RESTORABLE: restorable_rows,
+}
+"""How the rows of each table are made of an image."""
+_ROWS_OF_DELETED = {
+    **dict.fromkeys(_ROWS, lambda image: []),
+    BLOBS: _blob_rows,
+    RESTORABLE: restorable_rows,
+}
+"""The same for a deleted image, of which only bytes and the way back are left."""

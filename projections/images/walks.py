@@ -2,8 +2,8 @@
 
 Where an index gives a caller's list in order, one statement walks it and stops after the page.
 Otherwise two statements are tried: the few rows that one of the conditions leaves, if they are
-few; and a walk in the order of the list which asks of each row whether it fits, and ends after a
-while. What neither answers is a scan, `pages.page_statement` from where the walk ended.
+few; and a walk in the order of the list that checks each row, and ends after a fixed number. What
+neither answers is a scan: `pages.page_statement` from where the walk ended.
 """
 
 from collections.abc import Sequence
@@ -94,7 +94,12 @@ def few_statement(
     statement = Statement()
     most = few(query)
     keys = keys_of(query, Branch())
-    where = [visible(query, actor, statement), *_all_conditions(query, statement)]
+    where = [
+        visible(query, actor, statement),
+        is_hidden(query, statement),
+        *having(query.tags, query.properties, statement),
+        *(column_condition(condition, statement) for condition in query.filters),
+    ]
     if after is not None:
         where.append(beyond(query, keys, after, statement))
     where.append(f"(SELECT count(*) FROM few) <= {most}")
@@ -141,14 +146,6 @@ def _few_rows(
         order = order_of_index(driver) if isinstance(driver, Filter) else ", ".join(branch.ages)
         selects.append(branch.select(columns, where, order, limit, statement))
     return merged(selects, "", limit)
-
-
-def _all_conditions(query: ListQuery, statement: Statement) -> list[str]:
-    return [
-        is_hidden(query, statement),
-        *having(query.tags, query.properties, statement),
-        *(column_condition(condition, statement) for condition in query.filters),
-    ]
 
 
 def _page(query: ListQuery) -> int:
