@@ -1,7 +1,7 @@
 """The users of `[http_basic]`: names and bcrypt hashes of a file, with projects and roles.
 
 The file is what `htpasswd -B` writes: a line `NAME:HASH` for each user; empty lines and lines that
-begin with `#` count for nothing. It is read at start, and again when it changes; one that cannot be
+begin with `#` are ignored. It is read at start, and again when it changes; one that cannot be
 used changes nothing, and the users that were known stay.
 """
 

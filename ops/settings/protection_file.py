@@ -50,7 +50,7 @@ def _sections(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             try:
                 values[key] = parser.get(section, key)
             except configparser.NoOptionError:
-                continue  # What is missing is told with the fix by who needs it.
+                continue  # The protections name what is missing, with the fix.
             except configparser.InterpolationError as error:
                 why = f"write %% for a per cent sign ({error.message})"
                 raise BadProtection(section, key, why) from None

@@ -1,7 +1,7 @@
-"""Stored events as CloudEvents 1.0 in structured JSON, each in the view of who reads it.
+"""Stored events as CloudEvents 1.0 in structured JSON, each in the view of its reader.
 
-What a view shows is a list of what it may show: a field that some later event type brings is
-seen by operators only, until somebody decides otherwise here.
+What a view shows is a list of what it may show: operators alone see a field of a
+later event type, until it is added here.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ SNAPSHOT = TYPE_PREFIX + "image.snapshot"
 """The type of the events that a snapshot is made of; none of the log has it."""
 _SCHEMA = "urn:calotype:schema:"
 INTERNAL = frozenset({"originator_topic", "class_version", "command_id"})
-"""Fields of a stored event's state that only the log itself has use for; nobody is shown them."""
+"""Fields of a stored event's state that only the log itself uses; no view shows them."""
 
 _SHOWN_TO_MEMBERS = frozenset(
     {
@@ -58,8 +58,8 @@ _SHOWN_TO_OWNERS = _SHOWN_TO_MEMBERS | {
 SHOWN = {OWN: _SHOWN_TO_OWNERS, SHARED: _SHOWN_TO_MEMBERS, WITHDRAWN: frozenset({"timestamp"})}
 """The fields of an event's state that each view shows; the view `full` shows all but `INTERNAL`.
 
-Places of bytes and names of processes are for operators; who did it and by which request is for
-the owner as well."""
+Places of bytes and names of processes are for operators; the actor and the request are for the
+owner as well."""
 _WHO = frozenset({"actor", "request_id", "traceparent"})
 
 
@@ -100,7 +100,7 @@ def cloud_event(
 ) -> dict[str, Any]:
     """The CloudEvent of one stored event, whose decoded state is given, as the view shows it."""
     shown = shown_in(view, topic)
-    told = {
+    facts = {
         name: value
         for name, value in state.items()
         if (name not in INTERNAL if shown is None else name in shown)
@@ -116,13 +116,13 @@ def cloud_event(
         "dataschema": schema_urn(topic, state.get("class_version", 1)),
         "view": view,
     }
-    if told.get("traceparent"):
-        event["traceparent"] = told["traceparent"]
-    if "request_id" in told:
-        event["requestid"] = told["request_id"]
-    if "actor" in told and told["actor"]["project"] is not None:
-        event["project"] = told["actor"]["project"]
-    event["data"] = {**told, "version": version}
+    if facts.get("traceparent"):
+        event["traceparent"] = facts["traceparent"]
+    if "request_id" in facts:
+        event["requestid"] = facts["request_id"]
+    if "actor" in facts and facts["actor"]["project"] is not None:
+        event["project"] = facts["actor"]["project"]
+    event["data"] = {**facts, "version": version}
     return event
 
 
@@ -164,20 +164,20 @@ def encoded_snapshot(
 def readable_event(event: bytes, readable: Readable | None) -> bytes:
     """A CloudEvent of the feed or of a snapshot with what the reader may read of properties.
 
-    None is a reader of all of them, for whom the event is not even looked at.
+    None: the reader may read all of them, and the event is passed on unparsed.
     """
     if readable is None:
         return event
-    told = orjson.loads(event)
-    data = told["data"]
-    if told["type"] == SNAPSHOT:
-        told["data"] = {name: value for name, value in data.items() if name in readable}
+    decoded = orjson.loads(event)
+    data = decoded["data"]
+    if decoded["type"] == SNAPSHOT:
+        decoded["data"] = {name: value for name, value in data.items() if name in readable}
     if "properties" in data:
         given = data["properties"]
         data["properties"] = {name: value for name, value in given.items() if name in readable}
     if "removed_properties" in data:
         data["removed_properties"] = [n for n in data["removed_properties"] if n in readable]
-    return orjson.dumps(told)
+    return orjson.dumps(decoded)
 
 
 def source_of(positions: Positions, position: int) -> str:

@@ -30,7 +30,7 @@ _CONCERNED = (
     "WHERE position > :after AND position <= :until"
 )
 
-log = structlog.get_logger("calotype.waking")
+log = structlog.get_logger("calotype.commit_watcher")
 
 
 class CommitWatcher:

@@ -1,9 +1,8 @@
-"""The feed: pages of events in the order of the log, for whoever may know of them.
+"""The feed: pages of events in the order of the log, for readers that may know of them.
 
-A page is read from the log when it is asked for, and nothing is remembered of who reads: a slow
-consumer costs no memory and no consumer can lose its place. For operators the log itself is
-read; for a project the table of audiences, which follows the log and whose checkpoint is then
-the end of the feed.
+Each request reads its page from the log, and nothing is remembered of readers: a slow consumer
+costs no memory and no consumer can lose its place. Operators read the log itself, a project the
+table of audiences, which follows the log and whose checkpoint is then the end of the feed.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from calotype.projections.feed.audience import EVENT_AUDIENCE, FOLLOWER, FULL, O
 from calotype.projections.feed.cloudevents import encoded_event, encoded_snapshot, topic_of
 from calotype.projections.feed.commit_watcher import LOG_ENDS, CommitWatcher
 from calotype.projections.past.row_versions import (
-    FOLLOWER as SPANS_FOLLOWER,
+    FOLLOWER as VERSIONS_FOLLOWER,
 )
 from calotype.projections.past.row_versions import (
     IMAGE_VERSIONS,
@@ -95,7 +94,7 @@ class Page:
     events: list[tuple[int, bytes]]
     """Position and CloudEvent of each event, in order."""
     next: int
-    """Where to go on: nothing up to this position is missing."""
+    """The position to read on after: nothing up to it is missing."""
     full: bool
     """Whether more may follow at once. The same question then always has this answer."""
 
@@ -107,7 +106,7 @@ class Snapshot:
     images: list[bytes]
     position: int
     next_marker: UUID | None
-    """The image to go on after, or None when these were the last."""
+    """The image to read on after, or None when these were the last."""
 
 
 def reader_of(actor: Actor) -> str | None:
@@ -135,7 +134,7 @@ def known_types(names: Iterable[str], field: str = "types") -> tuple[str, ...]:
 
 
 class Feed:
-    """The feed of one log. Consumers that ask the same at the same time share one read."""
+    """The feed of one log. Requests with the same question at the same time share one read."""
 
     def __init__(self, recorder: GroupCommitRecorder) -> None:
         self._recorder = recorder
@@ -182,7 +181,7 @@ class Feed:
     async def at(
         self, project: str | None, positions: Sequence[int], *, limit_bytes: int | None = None
     ) -> dict[int, bytes]:
-        """The CloudEvents of these positions, of those that the reader is told of.
+        """The CloudEvents of these positions, of those that the reader may know of.
 
         With `limit_bytes` only the first of them, until they have become so long.
         """
@@ -226,9 +225,9 @@ class Feed:
     async def snapshot(
         self, project: str | None, position: int | None, marker: UUID, limit: int
     ) -> Snapshot:
-        """The images that the reader may see at the position (None: the latest that can be asked
-        for), after the image `marker`, without the public ones of others."""
-        head, reached = await self._ends(SPANS_FOLLOWER)
+        """The images that the reader may see at the position (None: the latest that
+        can be read), after the image `marker`, without the public ones of others."""
+        head, reached = await self._ends(VERSIONS_FOLLOWER)
         at = min(reached, head) if position is None else position
         if at > reached:
             raise Invalid("'snapshot' is a position that cannot be asked for yet.", "snapshot")

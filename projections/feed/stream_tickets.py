@@ -1,7 +1,7 @@
 """Tickets for streams of events: for browsers, whose EventSource cannot send a header.
 
 A ticket stands for the headers that its holder identified with. They are kept encrypted with the
-ticket itself, which is not kept, so neither a database nor a backup of one tells them.
+ticket itself as the key, which is not kept, so neither a database nor a backup shows them.
 """
 
 import base64
@@ -58,7 +58,7 @@ class StreamTickets:
         self._recorder = recorder
 
     async def issue(self, holder: str, headers: dict[str, str]) -> str:
-        """A ticket for whoever identifies with these headers; good once, for a minute.
+        """A ticket for a caller that identifies with these headers; valid once, for a minute.
 
         Raises LimitExceeded when the holder has very many, and LogUnavailable.
         """
@@ -99,7 +99,7 @@ class StreamTickets:
 
 
 def _parts(ticket: str) -> tuple[UUID, bytes]:
-    """The id of a ticket's row, and the key that opens it; neither tells the other."""
+    """The id of a ticket's row, and the key that decrypts it; neither gives the other away."""
     secret = ticket.encode()
     row_id = UUID(bytes=hashlib.blake2b(secret, digest_size=16, person=b"ticket id").digest())
     key = hashlib.blake2b(secret, digest_size=32, person=b"ticket key").digest()

@@ -127,7 +127,7 @@ def _spelled(condition: Filter, statement: Statement) -> str:
 
 
 def is_storable(column: str, value: Any) -> bool:
-    """Whether a row could hold the value at all; if not, nothing needs to be asked."""
+    """Whether a row could hold the value at all; if not, the filter fits no image."""
     if isinstance(value, int):
         return -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER
     return column != "id" or _ID.fullmatch(value) is not None

@@ -22,10 +22,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """One page of a list: what to leave out, how to order it, where to go on."""
+    """One page of a list: what to leave out, how to order it, where it begins."""
 
     limit: int
-    """How many images at most; 0 asks for an empty page."""
+    """How many images at most; 0 for an empty page."""
     marker: str | None = None
     """The id of the last image of the page before, or None for the first page."""
     sort: tuple[tuple[str, Direction], ...] = (("created_at", "desc"), ("id", "desc"))

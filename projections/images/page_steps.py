@@ -1,6 +1,6 @@
 """The steps in which a page of a list is found: bounded ones first, and a scan at the end.
 
-The first steps read so few rows that nobody has to wait for them. A scan has connections of its
+The first steps read few rows, so they are quick. A scan has connections of its
 own, a time after which it ends, and ends when its caller has gone.
 """
 
@@ -26,7 +26,7 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 PAGE_BYTES = 16 << 20
 _BEFORE_BIRTH = f"SELECT max(created_at) FROM {IMAGES.name} WHERE updated_at < created_at"
 LOOK_SECONDS = 0.25
-"""How often a scan asks whether anybody still waits for it."""
+"""How often a scan checks that its caller still waits for it."""
 
 
 class TooLong(Unavailable):

@@ -72,7 +72,7 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list: `(document, locations, status)` of each image, and where it goes on."""
+    """One page of a list: `(document, locations, status)` of each image; and the next marker."""
 
     images: list[tuple[str, str, str]]
     next_marker: str | None
@@ -135,10 +135,10 @@ class Queries:
         """One page of the images that the actor lists, now or as of a moment.
 
         A filter by a custom property that is not `readable` (None: all are) fits no image. `gone`
-        tells that nobody would get the answer; a scan ends then. Raises Invalid or Forbidden
+        says whether the caller has gone, which ends a scan. Raises Invalid or Forbidden
         (marker), and TooLong.
         """
-        query = replace(query, sort=_telling(query.sort))
+        query = replace(query, sort=_deciding(query.sort))
         filters = [name for name, _ in query.properties]
         if query.limit == 0 or (readable is not None and not readable.holds_all(filters)):
             return Page([], None)
@@ -260,10 +260,10 @@ class Queries:
         return [(row[0], row[1], int(row[2])) for row in await self._recorder.fetch(_COUNTS)]
 
 
-def _telling(
+def _deciding(
     sort: tuple[tuple[str, Direction], ...],
 ) -> tuple[tuple[str, Direction], ...]:
-    """The keys up to the id, after which none tells images apart."""
+    """The keys up to the id, which no two images share."""
     keys = [key for key, _ in sort]
     return sort[: keys.index("id") + 1] if "id" in keys else sort
 

@@ -1,7 +1,7 @@
-"""Deleted images that can be restored: their rows, and the questions that are asked of them.
+"""Deleted images that can be restored: their rows and queries.
 
 A row is there from the deletion until the image is restored or purged, written in the transaction
-that appends the event. Whether the window is still open is for whoever asks, by the clock.
+that appends the event. Callers compare the end of the window with their clock.
 """
 
 from collections.abc import Sequence

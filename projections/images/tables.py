@@ -1,7 +1,8 @@
 """The query tables of the images projection. The number in a name is its version.
 
-What lists read stands in `pages.py`. An index is paid for by every write, so values that most
-images have (status active, no minimum of memory) are in none: a walk by age meets them soon.
+`pages.py` and `walks.py` have the statements of lists. Every write pays for an index, so values
+that most images have (status active, no minimum of memory) are in none: a walk by age meets them
+soon.
 """
 
 from calotype.stores.log.tables import Column, Index, Succession, Table

@@ -1,8 +1,8 @@
 """What every project has, as the log says it: to fill the counters, and to verify them.
 
-The counters are kept by adding; this is their other meaning, the sum over all images of what each
-takes up. Events do not change, so a sum at a position can be made at leisure, and then be carried
-to a later position by those images alone that changed meanwhile.
+Appends keep the counters by adding. Here they are computed in another way: as the sum over all
+images of what each takes up. Events do not change, so the sum at a position may take long, and is
+then brought to a later position by those images alone that changed in between.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -54,7 +54,7 @@ def totals_at(
     until: int,
     progress: Callable[[int], None] = lambda events: None,
 ) -> Totals:
-    """What every project had at a position; `progress` is told of each lot of events."""
+    """What every project had at a position; `progress` gets the number of events of each chunk."""
     totals: Totals = {}
     first = 0
     while first <= _HIGHEST:

@@ -1,8 +1,8 @@
-"""Moments of the past: from what a caller names to a position whose rows can be asked for.
+"""Moments of the past: from what a caller names to a position whose rows can be read.
 
 A moment is a position, or an RFC 3339 time, which means everything before the first event that
-is later. The tables of versions follow the log, so a moment that they have not reached is waited
-for, but not for ever.
+is later. The tables of row versions follow the log; a caller waits a few seconds for a moment that
+they have not reached.
 """
 
 import re
@@ -30,7 +30,7 @@ _NEWEST = f"SELECT newest_created_at FROM {MOMENTS.name} WHERE position = :posit
 
 
 class Behind(Unavailable):
-    """The tables of the past have not come far enough yet (503)."""
+    """The tables of the past have not reached the moment yet (503)."""
 
     headers = {"Retry-After": "1"}
 

@@ -1,7 +1,7 @@
 """The history of one image, read straight from its events: never behind.
 
-Each change says when, who and by which request, and what it did to the image as the API shows it,
-as a JSON patch (RFC 6902). Applying all patches in order to nothing gives the present image.
+Each change has its time, actor and request, and what it did to the image as the API shows it, as a
+JSON patch (RFC 6902). Applying all patches in order to nothing gives the present image.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _PAGE = (
     f"AND {within_bytes('originator_version', _AFTER)} ORDER BY originator_version LIMIT :limit"
 )
 _DETAILS = ("member", "status", "store", "reason", "retained_until")
-"""What an event may tell beside the patch. Places of bytes and names of processes stay inside."""
+"""What an event may show beside the patch. Places of bytes and names of processes stay inside."""
 _LONG, _LARGE_BYTES = 100, 256 << 10
 """More events or bytes than this are folded in a thread."""
 _STREAMS = Streams(event_mapper(), IMAGE_SNAPSHOTS)

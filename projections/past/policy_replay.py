@@ -1,8 +1,7 @@
-"""What other rules would have decided: every change in the log, asked again by two policies.
+"""What other rules would have decided: every change in the log, judged again by two policies.
 
-The image as it was right before the event is what the rules are asked about, and the actor that
-the event records is who asks. What was refused is no event, so only what once was allowed can be
-asked again.
+The rules judge the image as it was right before the event, and the actor that the event records.
+What was refused is no event, so only changes that were once allowed can be judged again.
 """
 
 import re
@@ -30,9 +29,9 @@ PAGE_EVENTS = 1000
 PAGE_BYTES = 4 << 20
 _REMEMBERED_ACTORS = 4096
 _SERVICE = {"user": "calotype", "project": None, "roles": ["admin"]}
-"""Who events of the service itself are recorded as."""
+"""The actor of the service's own events."""
 _SHELL = "cli:"
-"""What the names of those begin with who act from the service's shell, without a project."""
+"""What the user names of commands from the service's shell begin with; they have no project."""
 _UNRECORDED = re.compile(r"\b(service_roles|user_domain_id|project_domain_id)\b")
 
 
@@ -83,7 +82,7 @@ def unrecorded_facts(policy: Policy) -> dict[str, list[str]]:
 
 
 class PolicyReplay:
-    """Asks two policies about the events of a log, in its order and in flat memory."""
+    """Has two policies judge the events of a log, in its order and in flat memory."""
 
     def __init__(self, recorder: GroupCommitRecorder, now: Policy, then: Policy) -> None:
         self._recorder = recorder
@@ -96,8 +95,8 @@ class PolicyReplay:
     def decisions(self, first: int, last: int) -> Iterator[Decision | None]:
         """One for each event from position `first` to `last`, both included.
 
-        None where no operator's policy was asked: for events of the service itself and of its
-        shell, and for what is of no image.
+        None where no operator's policy applied: for events of the service itself and of its shell,
+        and for events of no image.
         """
         position = first
         while position <= last:
@@ -118,7 +117,7 @@ class PolicyReplay:
         command = (notification.originator_id, event.command_id)
         first, self._last_command = command != self._last_command, command
         decision = None
-        if not _asks_nobody(event.actor):
+        if not _is_above_policy(event.actor):
             now, then = [
                 _refusal(actor, event, image, first=first) for actor in self._actors(event.actor)
             ]
@@ -153,7 +152,7 @@ class PolicyReplay:
         return self._judged[key]
 
 
-def _asks_nobody(actor: Mapping[str, Any]) -> bool:
+def _is_above_policy(actor: Mapping[str, Any]) -> bool:
     from_shell = actor["project"] is None and str(actor["user"]).startswith(_SHELL)
     return from_shell or actor == _SERVICE
 

@@ -1,8 +1,8 @@
 """Snapshots for the follower that keeps row versions: an image, and since when each row holds.
 
-Like those of aggregates (`calotype.stores.log.snapshots`) they stand outside the log, are written
-in the transaction that moves the follower on, and are of no use to other code. Only the last of
-each image is kept.
+Like those of aggregates (`calotype.stores.log.snapshots`) they are outside the log, are written in
+the transaction that moves the follower's checkpoint, and are invalid after a change of the code.
+Only the last of each image is kept.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The rows of the query tables with the positions between which each held.
 
 Every row that the images projection ever wrote is kept here as a version: its columns, the position
-of the event that made it, and that of the event that ended it. A moment of the past is then one
+of the event that made it, and that of the event that ended it. A list as of a moment is then one
 indexed query. The rows come from the same pure function that writes the live tables, so then and
 now cannot mean different things.
 """
@@ -30,7 +30,7 @@ _AGE, _HELD = ("created_at", "id"), ("from_position", "to_position")
 _LEVEL_BITS, _STEP_BITS, _NUMBER_BITS = 56, 4, 16
 
 
-# The live tables have more: whose list a row is in is asked of the version of the image.
+# The live tables have more columns, which say who lists a row; here the image's versions say it.
 _MEMBER_COLUMNS, _TAG_COLUMNS, _PROPERTY_COLUMNS = 5, 3, 5
 _OWN_COLUMNS = 4
 """Columns that a table of versions has besides those of the live table."""
@@ -132,8 +132,8 @@ def kept(versions: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
 def block_of(start: int, end: int) -> int:
     """The smallest aligned block of 16^n positions that holds the version `start` to `end` - 1.
 
-    So whoever asks for one moment looks only into the few blocks around it, and millions of
-    versions that were over before, or began after, are never touched. Open versions have their own.
+    A query for one moment reads only the few blocks around it, and none of the millions of versions
+    that ended before or began after. Open versions have a block of their own.
     """
     if end == FOREVER:
         return OPEN_BLOCK
@@ -183,7 +183,7 @@ class RowVersion:
 
 
 Noted = dict[Table, list[RowVersion]]
-"""Spans that began or ended, by the table that they belong into; each once."""
+"""Versions that began or ended, by their table; each once."""
 
 
 class ImageTimeline:

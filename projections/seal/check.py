@@ -1,7 +1,7 @@
 """Checking the log against its seal: every event hashed again, every tile and checkpoint compared.
 
-The tiles tell which event was changed; the signed checkpoints tell whether the tiles were changed
-with it. Who can write to the database can rewrite both, but cannot sign.
+The tiles show which event was changed; the signed checkpoints show whether the tiles were changed
+with it. An attacker with write access to the database can rewrite both, but cannot sign.
 """
 
 import base64
@@ -70,7 +70,7 @@ class LogCheck:
         verifiers: Sequence[Verifier] = (),
         kept: Sequence[Checkpoint] = (),
     ) -> None:
-        """`kept` are checkpoints that the auditor kept elsewhere and whose signatures are right.
+        """`kept` are checkpoints that the auditor kept elsewhere and whose signatures are valid.
 
         Raises BadNote for a stored checkpoint whose signature by one of the keys is wrong.
         """

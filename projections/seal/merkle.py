@@ -2,7 +2,7 @@
 
 Pure functions; those that hash a leaf or a node and check a proof are in `verify_proof.py`. A tree
 is never held whole: `CompactRange` keeps one hash for each power of two, and proofs name the
-complete subtrees that they need, so that whoever stores these can answer.
+complete subtrees that they need, whose hashes the tiles have.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +36,7 @@ class CompactRange:
     """A tree that only grows: the hashes of its complete subtrees, largest first."""
 
     def __init__(self, size: int = 0, hashes: Iterable[bytes] = ()) -> None:
-        """Takes up where a tree of `size` leaves stood; `hashes` are those of `peaks(0, size)`."""
+        """Continues a tree of `size` leaves; `hashes` are those of `peaks(0, size)`."""
         self.size = size
         self.hashes = list(hashes)
         if len(self.hashes) != size.bit_count():

@@ -21,7 +21,7 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 EVENT_PROOF = "calotype-event-proof-1"
 CONSISTENCY_PROOF = "calotype-consistency-proof-1"
 SCRIPT = Path(__file__).with_name("verify_proof.py")
-"""Checks both forms of proof, and needs nothing else of ours: to be handed to auditors."""
+"""The script for auditors that checks both forms of proof and needs nothing else of ours."""
 
 _EVENTS = (
     "SELECT notification_id, CAST(originator_id AS text), originator_version, topic, state "
@@ -31,7 +31,7 @@ _EVENTS = (
 
 
 class NotSealed(Exception):
-    """What was asked for is not sealed (yet), or not signed; the message says which."""
+    """Not sealed (yet), or not signed; the message says which."""
 
 
 class NotCovered(NotSealed):

@@ -89,7 +89,7 @@ class GrowingTiles:
     """A tree that only grows, as tiles; holds the last tile of each level and nothing else."""
 
     def __init__(self, size: int = 0, edges: Sequence[Sequence[bytes]] = ()) -> None:
-        """Takes up where a tree stood: `edges` are the hashes of its partial tiles by level."""
+        """Continues a tree; `edges` are the hashes of its partial tiles by level."""
         self.size = size
         self.edges = [list(edge) for edge in edges]
         self._full: list[tuple[Tile, bytes]] = []

@@ -202,7 +202,7 @@ def event_entry(
     Big-endian, in this order: position (8 bytes), version (8), length of the originator's id in
     bytes (2) and the id as text in UTF-8, length of the topic (2) and the topic in UTF-8, and the
     SHA-256 of the state (32). It is the state's digest and not the state, so that an entry always
-    fits the 65 535 bytes of an entry bundle, and whoever gets a bundle does not get the contents.
+    fits the 65 535 bytes of an entry bundle, and a bundle does not disclose the contents.
     """
     originator, name = str(originator_id).encode(), topic.encode()
     return _entry_form(len(originator), len(name)).pack(
@@ -294,16 +294,16 @@ def check_consistency(
 
 
 def described(event: dict[str, Any]) -> str:
-    """Type, image, actor and time of an event, as far as its state tells them."""
-    told = f"{event['topic']}, version {event['originator_version']} of {event['originator_id']}"
+    """Type, image, actor and time of an event, as far as its state has them."""
+    text = f"{event['topic']}, version {event['originator_version']} of {event['originator_id']}"
     try:
         state = json.loads(decoded(event["state"]))
         actor, time = state["actor"], state["timestamp"]
-        told += f", by {actor['user'] or '-'}@{actor['project'] or '-'} at {time}"
+        text += f", by {actor['user'] or '-'}@{actor['project'] or '-'} at {time}"
     except (ValueError, KeyError, TypeError):
         pass
     # Names come from outside: nothing of them may steer a terminal.
-    return "".join(letter if letter.isprintable() else "?" for letter in told)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def verify_event(proof: dict[str, Any], key: Verifier, note: str | None) -> str:
