@@ -135,9 +135,10 @@ def branches_of(
 def has_order_of_sets(query: ListQuery, actor: Actor) -> bool:
     """Whether the caller's own indexes have the order of the list, and not only all images'."""
     key = query.sort[0][0]
-    return is_ordered(query) and (
-        key == "created_at" or (key == "name" and _have_names(query, actor))
-    )
+    usual = query.visibility is None and query.member_status == "accepted" and not query.hidden
+    # By name each of a project's usual sets is small or has an index.
+    by_name = usual and not actor.is_admin and actor.project is not None
+    return is_ordered(query) and (key == "created_at" or (key == "name" and by_name))
 
 
 def is_ordered(query: ListQuery) -> bool:
@@ -145,13 +146,6 @@ def is_ordered(query: ListQuery) -> bool:
     keys = [key for key, _ in query.sort]
     one_way = len({way for _, way in query.sort}) == 1
     return one_way and (keys in (["id"], ["created_at", "id"]) or keys[1:] == ["created_at", "id"])
-
-
-def _have_names(query: ListQuery, actor: Actor) -> bool:
-    """Whether each of the caller's sets is small or has an index by name."""
-    if actor.is_admin or actor.project is None:
-        return False
-    return query.visibility is None and query.member_status == "accepted" and not query.hidden
 
 
 def narrow(branch: Branch, driver: Tagged, statement: Statement) -> None:

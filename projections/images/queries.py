@@ -100,16 +100,12 @@ class Queries:
     async def image(self, aggregate_id: UUID, project: str | None) -> ImageRow | None:
         """The image's row with its document and locations, or None."""
         rows = await self._recorder.fetch(_SHOW, {"id": aggregate_id, "project": project})
-        if not rows:
-            return None
-        return ImageRow(*rows[0])
+        return ImageRow(*rows[0]) if rows else None
 
     async def image_data(self, aggregate_id: UUID, project: str | None) -> ImageRow | None:
         """The image's row with what a download needs, or None."""
         rows = await self._recorder.fetch(_DATA, {"id": aggregate_id, "project": project})
-        if not rows:
-            return None
-        return ImageRow(*rows[0])
+        return ImageRow(*rows[0]) if rows else None
 
     async def image_then(self, aggregate_id: UUID, actor: Actor, moment: Moment) -> ImageRow | None:
         """The image's row as it was, if the actor could see it then and may see it today."""
