@@ -1,4 +1,4 @@
-"""How refusals look on the wire: Glance's three forms, and problem details for our own calls."""
+"""What is answered to errors: Glance's three forms, and problem details for our own calls."""
 
 import html
 import re
@@ -6,22 +6,51 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 import orjson
+import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
-from calotype.commands import errors
+from calotype.commands.errors import CalotypeError
+from calotype.stores.log.errors import LogFull, LogUnavailable, TooManyConflicts
 
-STATUS: dict[type[errors.CalotypeError], int] = {
-    errors.Invalid: 400,
-    errors.Forbidden: 403,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.Gone: 410,
-    errors.LimitExceeded: 413,
-    errors.UnsupportedMedia: 415,
-    errors.RangeUnsatisfiable: 416,
-    errors.Unavailable: 503,
+log = structlog.get_logger("calotype.http")
+
+
+class Unauthenticated(CalotypeError):
+    """The request carries no valid credentials (401); `headers` tell the client what is taken."""
+
+    status = 401
+
+    def __init__(self, explanation: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(explanation)
+        self.headers = headers or {}
+
+
+class BodyStalled(CalotypeError):
+    """No byte of the request's body came for `body_stall_seconds` (408)."""
+
+    status = 408
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"No more of the request's body came within {seconds:g} seconds.")
+
+
+class HeaderTooLong(CalotypeError):
+    """A header that the service repeats is too long (431)."""
+
+    status = 431
+
+
+_LOG_REFUSED = (503, "The event log cannot take this now; try again.", {"Retry-After": "1"})
+FOREIGN: dict[type[Exception], tuple[int, str, dict[str, str]]] = {
+    LogFull: _LOG_REFUSED,
+    LogUnavailable: _LOG_REFUSED,
+    TooManyConflicts: (409, "Others changed this image at the same moment.", {}),
+    RequestPayloadError: (400, "The request's body is malformed.", {}),
 }
-"""The status of each kind of refusal."""
+"""Status, explanation and headers for errors that are not ours, or know nothing of HTTP."""
+_CUT_OFF = (BodyStalled, RequestPayloadError)
+"""After these nobody knows where on the connection another request begins."""
 
 TITLES = {
     413: "Request Entity Too Large",
@@ -66,12 +95,64 @@ _NAMES_OF_HTML = ("text/html", "text/*", "*/*")
 _NAMES_OF_JSON = ("application/json", "application/*", "*/*")
 
 
-def status_of(error: errors.CalotypeError) -> int:
-    """The HTTP status of a refusal; that of the nearest class in the table, or 500."""
-    for kind in type(error).__mro__:
-        if kind in STATUS:
-            return STATUS[kind]
-    return 500
+def answer_to(request: web.Request, error: Exception, request_id: str) -> web.Response:
+    """The answer to what a request raised; what the operator has to know is logged."""
+    if isinstance(error, web.HTTPException):
+        if error.status == 405 and request.method == "OPTIONS":
+            return web.Response(status=200)
+        allow = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+        return _refusal(request, error.status, "", allow)
+    _log_error(request, error, request_id)
+    if isinstance(error, CalotypeError):
+        text, headers, field = error.explanation, error.headers, error.field
+        response = _refusal(request, error.status, text, headers, field)
+    else:
+        known = (FOREIGN[kind] for kind in FOREIGN if isinstance(error, kind))
+        response = _refusal(request, *next(known, (500, "", {})))
+    if isinstance(error, _CUT_OFF):
+        response.force_close()
+    return response
+
+
+def _log_error(request: web.Request, error: Exception, request_id: str) -> None:
+    """One line for what concerns the operator; other refusals are the caller's affair."""
+    if isinstance(error, CalotypeError):
+        if error.decision is not None:
+            log.info(
+                "refused",
+                rule=error.decision.rule,
+                actor=error.decision.actor,
+                target=f"{request.method} {request.path}",
+                request_id=request_id,
+            )
+    elif isinstance(error, (LogFull, LogUnavailable)):
+        log.error("event log refused", request_id=request_id, error=str(error))
+    elif isinstance(error, (ConnectionError, TimeoutError)) and request.transport is None:
+        # Clients vanish every day, so that is one quiet line. Nobody reads the answer.
+        log.info("client vanished", request_id=request_id, path=request.path)
+    elif not isinstance(error, tuple(FOREIGN)):
+        log.error("request failed", request_id=request_id, path=request.path, exc_info=error)
+
+
+def _refusal(
+    request: web.Request,
+    status: int,
+    text: str,
+    headers: Mapping[str, str],
+    field: str | None = None,
+) -> web.Response:
+    if not is_own_call(request.path):
+        return error_answer(status, text, request.headers.get("Accept"), headers=headers)
+    title = TITLES.get(status) or HTTPStatus(status).phrase
+    extra = {} if field is None else {"field": _sayable(field)}
+    response = problem(status, title, _sayable(text) or SENTENCES.get(status, title), **extra)
+    response.headers.update(headers)
+    return response
+
+
+def _sayable(text: str) -> str:
+    """The text with what UTF-8 cannot say replaced."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def error_answer(
@@ -91,7 +172,7 @@ def error_answer(
     line = f"{status} {title}"
     # What went wrong inside is for the log and not for strangers.
     text = (explanation if status != 500 else "") or SENTENCES.get(status, title)
-    text = text.encode("utf-8", "replace").decode()
+    text = _sayable(text)
     form = _form(accept)
     if form == "html":
         body = _html(line, text)

@@ -2,10 +2,8 @@
 
 from aiohttp import web
 
-from calotype.http.identity.basic import BasicIdentity
-from calotype.http.identity.keystone import KeystoneIdentity
 from calotype.http.log import audit, catalogue, consumers, feed, history, tickets, webhooks
-from calotype.http.middleware import API, ELSEWHERE, Api, adorn, conversation
+from calotype.http.middleware import API, BODILESS, ELSEWHERE, Api, adorn, conversation
 from calotype.http.v2 import data, discovery, images, members, restorable
 
 IMAGE = "/v2/images/{image_id}"
@@ -78,18 +76,32 @@ ROUTES = (
     ("*", "/versions/{rest:.*}", discovery.versions),
 )
 
+MAY_HAVE_BODIES = {
+    images.create, images.update, data.upload, members.add, members.set_status,
+    consumers.put, consumers.fetch, consumers.ack, consumers.extend, consumers.seek,
+    webhooks.put, webhooks.rotate, restorable.purge,
+    images.index, discovery.usage, discovery.elsewhere, discovery.healthcheck,
+    discovery.redirect_to_v2, discovery.versions,
+}  # fmt: skip
+"""Handlers that read a body, and those that do not mind one; all others refuse it."""
+
 
 def application(api: Api) -> web.Application:
     """The whole HTTP application around what the wiring put together."""
-    app = web.Application(middlewares=[conversation], client_max_size=api.json_body_bytes)
+    # aiohttp hands requests on, and our middleware makes each a Call.
+    app = web.Application(
+        middlewares=[conversation],  # type: ignore[list-item]
+        client_max_size=api.json_body_bytes,
+    )
     app[API] = api
+    app[BODILESS] = frozenset(handler for _, _, handler in ROUTES if handler not in MAY_HAVE_BODIES)
     app[ELSEWHERE] = discovery.elsewhere
     app.on_response_prepare.append(adorn)
     app.on_shutdown.append(_end_streams)
     app.on_cleanup.append(_close_askers)
     for method, path, handler in ROUTES:
         # Without `allow_head`, because the Image API knows no HEAD.
-        app.router.add_route(method, path, handler)
+        app.router.add_route(method, path, handler)  # type: ignore[arg-type]
     return app
 
 
@@ -98,7 +110,5 @@ async def _end_streams(app: web.Application) -> None:
 
 
 async def _close_askers(app: web.Application) -> None:
-    api = app[API]
-    if isinstance(api.identify, (KeystoneIdentity, BasicIdentity)):
-        await api.identify.close()
-    await api.context.quotas.close()
+    await app[API].identity.close()
+    await app[API].context.quotas.close()

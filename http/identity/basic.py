@@ -16,8 +16,9 @@ from aiohttp import web
 
 from calotype.commands.errors import Unavailable
 from calotype.commands.policy.actor import Actor
+from calotype.http.errors import Unauthenticated
+from calotype.http.identity.identity import Identity
 from calotype.http.identity.token_cache import TokenCache
-from calotype.http.middleware import Unauthenticated
 
 REFUSED_SECONDS = 5.0
 """How long a wrong password is refused without checking it again."""
@@ -57,7 +58,7 @@ class Remembering(Protocol):
     cache_entries: int
 
 
-class BasicIdentity:
+class BasicIdentity(Identity):
     """Tells who asks from `Authorization: Basic`, by the logins that were read last.
 
     A password is checked once, in a thread, however many requests bring it at the same time; then
@@ -85,7 +86,7 @@ class BasicIdentity:
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def __call__(self, request: web.Request) -> Actor | Awaitable[Actor]:
+    def identify(self, request: web.Request) -> Actor | Awaitable[Actor]:
         """The actor at once where the password is known, else after checking it.
 
         Raises Unauthenticated and TooManyChecks.

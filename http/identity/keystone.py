@@ -9,10 +9,11 @@ from aiohttp import web
 
 from calotype.commands.errors import Forbidden
 from calotype.commands.policy.actor import Actor
+from calotype.http.errors import Unauthenticated
+from calotype.http.identity.identity import Identity
 from calotype.http.identity.keystone_calls import Keystone, KeystoneUnavailable
 from calotype.http.identity.token_cache import TokenCache
 from calotype.http.identity.tokens import Token, token_of
-from calotype.http.middleware import Unauthenticated
 
 REFUSED_SECONDS = 5.0
 """How long a token that is not valid is refused without asking again."""
@@ -30,7 +31,7 @@ class Rules(Protocol):
     cache_entries: int
 
 
-class KeystoneIdentity:
+class KeystoneIdentity(Identity):
     """Tells who asks from `X-Auth-Token` and `X-Service-Token`, and believes no other header.
 
     A token is asked about once, however many requests bring it at the same time, and then not for
@@ -51,7 +52,7 @@ class KeystoneIdentity:
     async def close(self) -> None:
         await self._keystone.close()
 
-    def __call__(self, request: web.Request) -> Actor | Awaitable[Actor]:
+    def identify(self, request: web.Request) -> Actor | Awaitable[Actor]:
         """The actor at once where the token is known, else after asking.
 
         Raises Unauthenticated, Forbidden for a token that is for no project, and

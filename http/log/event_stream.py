@@ -12,15 +12,7 @@ from aiohttp import web
 
 from calotype.commands.errors import CalotypeError, Unavailable
 from calotype.commands.policy.protections import readable_by
-from calotype.http.middleware import (
-    API,
-    REQUEST_ID,
-    Api,
-    actor_of,
-    has_ended,
-    identify_again,
-    seconds_left,
-)
+from calotype.http.middleware import Api, Call, has_ended, seconds_left
 from calotype.projections.feed.cloudevents import readable_event
 from calotype.projections.feed.feed import BEFORE_ALL, Question, reader_of
 from calotype.stores.log.errors import LogUnavailable
@@ -39,52 +31,51 @@ RETRY_MILLISECONDS = 1000
 log = structlog.get_logger("calotype.http")
 
 
-async def stream(request: web.Request, question: Question, *, snapshot: bool) -> web.StreamResponse:
+async def stream(call: Call, question: Question, *, snapshot: bool) -> web.StreamResponse:
     """Sends events after the question's position until the client goes or the service stops.
 
     With `snapshot`, the images at a position come first, and then everything after that. The stream
     ends with what the consumer identified with, and when it may no longer be told.
     """
-    api = request.app[API]
+    api = call.api
     question = replace(question, limit=PAGE_EVENTS)
     response = web.StreamResponse(
         headers={
             "Content-Type": MEDIA,
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
-            "x-openstack-request-id": request[REQUEST_ID],
+            "x-openstack-request-id": call.request_id,
         }
     )
     response.force_close()  # Said in its head: nothing else can come over this connection.
     # Before the first byte is out, an error is still an ordinary answer.
     await api.feed.positions()
-    await response.prepare(request)
+    await response.prepare(call.request)
     allowed = asyncio.timeout(None)
-    judging = asyncio.create_task(_judge(request, question.project, allowed))
+    judging = asyncio.create_task(_judge(call, question.project, allowed))
     try:
         async with allowed:
             await _send(response, f"retry: {RETRY_MILLISECONDS}\n\n".encode())
             if snapshot:
-                question = replace(
-                    question, after=await _send_snapshot(request, response, question)
-                )
-            await _follow(request, response, question)
+                question = replace(question, after=await _send_snapshot(call, response, question))
+            await _follow(call, response, question)
     except (ConnectionError, TimeoutError):
         pass  # The consumer is gone, or has to be, and knows where it was.
     except (LogUnavailable, CalotypeError) as error:
-        log.warning("stream ended", request_id=request[REQUEST_ID], error=str(error))
+        log.warning("stream ended", request_id=call.request_id, error=str(error))
     finally:
         judging.cancel()
     return response
 
 
-async def _judge(request: web.Request, project: str | None, allowed: asyncio.Timeout) -> None:
+async def _judge(call: Call, project: str | None, allowed: asyncio.Timeout) -> None:
     """Ends the stream when the consumer may no longer read what it reads."""
-    actor = actor_of(request)
+    actor = call.actor
     while True:
         await asyncio.sleep(min(JUDGED_AGAIN_SECONDS, seconds_left(actor)))
         try:
-            actor = await identify_again(request)
+            await call.identify()
+            actor = call.actor
             if reader_of(actor) == project:
                 continue
             reason = "reads something else now"
@@ -94,20 +85,20 @@ async def _judge(request: web.Request, project: str | None, allowed: asyncio.Tim
             reason = "cannot be asked about after its end"
         except CalotypeError as error:
             reason = type(error).__name__
-        log.info("stream not allowed any more", request_id=request[REQUEST_ID], reason=reason)
+        log.info("stream not allowed any more", request_id=call.request_id, reason=reason)
         allowed.reschedule(asyncio.get_running_loop().time())
         return
 
 
-async def _follow(request: web.Request, response: web.StreamResponse, question: Question) -> None:
-    api = request.app[API]
+async def _follow(call: Call, response: web.StreamResponse, question: Question) -> None:
+    api = call.api
     positions = await api.feed.positions()
     told = question.after
     while True:
         page = await api.feed.page(question)
         if page.events:
             # Asked each time, because a stream may outlive the protections that it began under.
-            readable = readable_by(actor_of(request))
+            readable = readable_by(call.actor)
             frames = [
                 b"id: %b\ndata: %b\n\n"
                 % (positions.encode(position).encode(), readable_event(event, readable))
@@ -139,19 +130,17 @@ async def _idle(api: Api, question: Question) -> bool:
     return loop.time() < deadline
 
 
-async def _send_snapshot(
-    request: web.Request, response: web.StreamResponse, question: Question
-) -> int:
+async def _send_snapshot(call: Call, response: web.StreamResponse, question: Question) -> int:
     """Sends the images; returns their position.
 
     They carry no id, so who loses the connection in the middle begins the snapshot again.
     """
-    api, position, marker = request.app[API], None, BEFORE_ALL
+    api, position, marker = call.api, None, BEFORE_ALL
     while True:
         page = await api.feed.snapshot(question.project, position, marker, PAGE_EVENTS)
         position = page.position
         if page.images:
-            readable = readable_by(actor_of(request))
+            readable = readable_by(call.actor)
             frames = [b"data: %b\n\n" % readable_event(image, readable) for image in page.images]
             await _send(response, b"".join(frames))
         if page.next_marker is None:

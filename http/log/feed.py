@@ -2,32 +2,35 @@
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
 from uuid import UUID
 
 from aiohttp import web
 
 from calotype.commands.errors import Invalid
 from calotype.commands.policy.protections import readable_by
-from calotype.http import middleware
 from calotype.http.log.event_stream import MEDIA as STREAM
 from calotype.http.log.event_stream import stream
 from calotype.http.log.history import POSITION_HEADER
-from calotype.http.middleware import API, Api, actor_of, refuse_body, seconds_left
+from calotype.http.middleware import STREAM as PATH
+from calotype.http.middleware import Call, seconds_left
+from calotype.http.parameters import (
+    image_of,
+    page_limit,
+    parameters,
+    position_of,
+    whole_number,
+)
 from calotype.http.paths import link
 from calotype.projections.feed.cloudevents import readable_event
 from calotype.projections.feed.feed import (
     BEFORE_ALL,
-    Page,
     Question,
     Snapshot,
     known_types,
     reader_of,
 )
 
-PATH = middleware.STREAM
 BATCH = "application/cloudevents-batch+json"
-DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
 LONGEST_WAIT_SECONDS = 60
 """How long a request may wait for the first event; consumers ask again."""
 
@@ -49,75 +52,67 @@ class Asked:
     marker: UUID = BEFORE_ALL
 
 
-async def events(request: web.Request) -> web.StreamResponse:
+async def events(call: Call) -> web.StreamResponse:
     """GET /log/v1/events: what happened after a position, in the order of the log.
 
     Answers a CloudEvents batch, or Server-Sent Events to `Accept: text/event-stream`.
     """
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    project = reader_of(actor)
-    given = _parameters(request)
-    streams = STREAM in request.headers.get("Accept", "").lower()
+    api, headers = call.api, call.request.headers
+    project = reader_of(call.actor)
+    given = parameters(call, *_KNOWN)
+    streams = STREAM in headers.get("Accept", "").lower()
     if streams:
         _refuse_what_a_stream_has_not(given)
     elif "ticket" in given:
         raise Invalid("A ticket is for a stream: send Accept: text/event-stream.", "ticket")
-    asked = await _understood(api, project, given)
+    asked = await _understood(call, project, given)
     if streams:
-        last = request.headers.get("Last-Event-ID")
+        last = headers.get("Last-Event-ID")
         if last:
             # Who comes back has seen the snapshot, if there was one, and all up to here.
             after = await api.feed.decode(last, "Last-Event-ID")
             asked = replace(asked, question=replace(asked.question, after=after), snapshot=False)
-        return await stream(request, asked.question, snapshot=asked.snapshot)
+        return await stream(call, asked.question, snapshot=asked.snapshot)
     if asked.snapshot:
-        return await _snapshot_answer(request, api, asked)
-    wait_seconds = min(asked.wait_seconds, seconds_left(actor))
+        return await _snapshot_answer(call, asked)
+    wait_seconds = min(asked.wait_seconds, seconds_left(call.actor))
     page = await api.feed.page_or_wait(asked.question, wait_seconds)
-    return await _page_answer(request, api, asked, page)
-
-
-async def _page_answer(request: web.Request, api: Api, asked: Asked, page: Page) -> web.Response:
     position = (await api.feed.positions()).encode(page.next)
     link = _link(asked.question, after=position)
-    return _answer(request, [event for _, event in page.events], position, link, page.full)
+    return _answer(call, [event for _, event in page.events], position, link, page.full)
 
 
-async def _snapshot_answer(request: web.Request, api: Api, asked: Asked) -> web.Response:
-    question = asked.question
-    page: Snapshot = await api.feed.snapshot(
+async def _snapshot_answer(call: Call, asked: Asked) -> web.Response:
+    question, feed = asked.question, call.api.feed
+    page: Snapshot = await feed.snapshot(
         question.project, asked.snapshot_position, asked.marker, question.limit
     )
-    position = (await api.feed.positions()).encode(page.position)
+    position = (await feed.positions()).encode(page.position)
     if page.next_marker is None:
         link = _link(question, after=position)
     else:
         link = _link(question, snapshot=position, marker=str(page.next_marker))
     # The first page is that of another position the next time that it is asked for.
-    return _answer(request, page.images, position, link, asked.snapshot_position is not None)
+    return _answer(call, page.images, position, link, asked.snapshot_position is not None)
 
 
 def _answer(
-    request: web.Request, events: list[bytes], position: str, link: str, immutable: bool
+    call: Call, events: list[bytes], position: str, link: str, immutable: bool
 ) -> web.Response:
-    actor = actor_of(request)
-    readable = readable_by(actor)
+    readable = readable_by(call.actor)
     body = b"[" + b",".join([readable_event(event, readable) for event in events]) + b"]"
     # Protections can change, and with them what is shown.
-    immutable = immutable and actor.policy.protections is None
+    immutable = immutable and call.actor.policy.protections is None
     digest = blake2b(body + position.encode() + link.encode(), digest_size=16).hexdigest()
     etag = f'"{digest}"'
     headers = {
         POSITION_HEADER: position,
         "Link": f'<{link}>; rel="next"',
         "ETag": etag,
-        "Cache-Control": "private, max-age=31536000, immutable"
-        if immutable
-        else "private, no-cache",
+        "Cache-Control": IMMUTABLE if immutable else "private, no-cache",
         "Vary": _VARY,
     }
-    if _knows(request.headers.get("If-None-Match", ""), etag):
+    if _knows(call.request.headers.get("If-None-Match", ""), etag):
         return web.Response(status=304, headers=headers)
     return web.Response(body=body, headers={**headers, "Content-Type": BATCH})
 
@@ -136,14 +131,13 @@ def _link(question: Question, **place: str) -> str:
     return link(PATH, parameters.items(), safe=",")
 
 
-async def _understood(api: Api, project: str | None, given: dict[str, str]) -> Asked:
+async def _understood(call: Call, project: str | None, given: dict[str, str]) -> Asked:
     """What is asked for. Raises Invalid naming the parameter that cannot be understood."""
-    limit = _number(given, "limit", DEFAULT_LIMIT, 1, None)
-    wait = _number(given, "wait", 0, 0, LONGEST_WAIT_SECONDS)
-    after = await api.feed.decode(given["after"], "after") if "after" in given else 0
+    limit = page_limit(given)
+    wait = whole_number(given, "wait", 0, 0, LONGEST_WAIT_SECONDS)
+    after = await position_of(call, given)
     types = known_types(given["types"].split(",")) if "types" in given else ()
-    image = _image_id(given["image"], "image") if "image" in given else None
-    question = Question(project, after, min(limit, MAX_LIMIT), types, image)
+    question = Question(project, after, limit, types, image_of(given, "image"))
     if "snapshot" not in given:
         if "marker" in given:
             raise Invalid("Parameter 'marker' belongs to a snapshot.", "marker")
@@ -155,8 +149,8 @@ async def _understood(api: Api, project: str | None, given: dict[str, str]) -> A
         if "marker" in given:
             raise Invalid("Parameter 'marker' needs the snapshot's position.", "marker")
         return Asked(question, snapshot=True)
-    position = await api.feed.decode(given["snapshot"], "snapshot")
-    marker = _image_id(given["marker"], "marker") if "marker" in given else BEFORE_ALL
+    position = await position_of(call, given, "snapshot")
+    marker = image_of(given, "marker") or BEFORE_ALL
     return Asked(question, snapshot=True, snapshot_position=position, marker=marker)
 
 
@@ -166,33 +160,3 @@ def _refuse_what_a_stream_has_not(given: dict[str, str]) -> None:
             raise Invalid(f"Parameter '{name}' has no meaning for a stream of events.", name)
     if given.get("snapshot", "true") != "true":
         raise Invalid("A stream begins with the latest snapshot: use snapshot=true.", "snapshot")
-
-
-def _parameters(request: web.Request) -> dict[str, str]:
-    given: dict[str, str] = {}
-    for name, value in request.query.items():
-        if name not in _KNOWN:
-            name = name.encode("utf-8", "replace").decode()[:40]
-            raise Invalid(f"There is no parameter '{name}' here; use {', '.join(_KNOWN)}.", name)
-        if name in given:
-            raise Invalid(f"Parameter '{name}' is given twice.", name)
-        given[name] = value
-    return given
-
-
-def _image_id(text: str, field: str) -> UUID:
-    try:
-        if len(text) == 36:
-            return UUID(text)
-    except ValueError:
-        pass
-    raise Invalid(f"Parameter '{field}' must be the id of an image.", field)
-
-
-def _number(given: dict[str, Any], name: str, default: int, least: int, most: int | None) -> int:
-    text = given.get(name, str(default))
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
-    if number < least or (most is not None and number > most):
-        bounds = f"from {least}" + (f" to {most}" if most is not None else "")
-        raise Invalid(f"Parameter '{name}' must be a whole number {bounds}.", name)
-    return number

@@ -9,11 +9,18 @@ from calotype.commands.errors import Forbidden, Invalid, NotFound
 from calotype.commands.images.image import image_uuid
 from calotype.commands.policy.actor import Actor, refused
 from calotype.commands.policy.policy import allows, as_auditor, require_call
-from calotype.commands.policy.protections import Readable, readable_by
-from calotype.http.middleware import API, Api, actor_of, json_answer, refuse_body
-from calotype.http.paths import link
-from calotype.http.v2.filters import page_links, parse_list
-from calotype.http.v2.images import check_text, shown, shown_page
+from calotype.commands.policy.protections import readable_by
+from calotype.http.middleware import Call, json_answer
+from calotype.http.parameters import page_limit, parameters
+from calotype.http.paths import next_link
+from calotype.http.v2.filters import page_links
+from calotype.http.v2.images import (
+    list_answer,
+    list_parameters,
+    list_query,
+    shown,
+    shown_page,
+)
 from calotype.projections.images.listing import Moment
 from calotype.projections.images.rows import readable_document
 from calotype.projections.past.history import History, difference, history_of
@@ -23,106 +30,90 @@ POSITION_HEADER = "Calotype-Position"
 """Names the position that an answer is as of; ask with it again and get the same."""
 
 
-async def history(request: web.Request) -> web.Response:
+async def history(call: Call) -> web.Response:
     """GET /log/v1/images/{image_id}/history: its changes, oldest first.
 
     For readers of the project that owns the image, or owned it last, administrators and auditors.
     """
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    given = _parameters(request, ("after", "limit"))
+    api, given = call.api, parameters(call, "after", "limit")
     positions = await api.moments.positions()
-    after = positions.decode(given["after"], "after") if "after" in given else 0
-    limit = _limit(given, api)
-    image_id = request.match_info["image_id"]
+    limit = page_limit(given, max(api.default_limit, 1), api.max_limit)
     found = await history_of(
         api.context.log.recorder,
-        image_uuid(image_id),
-        after=after,
+        image_uuid(call.image_id),
+        after=positions.decode(given["after"], "after") if "after" in given else 0,
         limit=limit,
-        readable=readable_by(actor),
+        readable=readable_by(call.actor),
     )
-    found = _allowed(actor, found, image_id)
+    found = _allowed(call.actor, found, call.image_id)
     changes = [change.shown(positions) for change in found.changes]
     body: dict[str, Any] = {"image_id": found.image.image_id, "changes": changes}
     if found.more:
-        position = changes[-1]["position"]
-        body["next"] = link(request.path, [("limit", str(limit)), ("after", position)])
-    return json_answer(orjson.dumps(body))
+        after = changes[-1]["position"]
+        body["next"] = next_link(call.request.path, {}, limit, after=after)
+    return json_answer(body)
 
 
-async def index(request: web.Request) -> web.Response:
+async def index(call: Call) -> web.Response:
     """GET /log/v1/images?as_of=: one page of the list as it was, with the filters of /v2/images."""
-    refuse_body(request)
-    api, caller = request.app[API], actor_of(request)
+    api = call.api
     # Auditors see all images, but of custom properties what their own roles let them read.
-    actor, readable = as_auditor(caller), readable_by(caller)
+    actor, readable = as_auditor(call.actor), readable_by(call.actor)
     require_call(actor, "get_past_images")
-    parameters = list(request.query.items())
-    check_text(parameters)
-    moment = await api.moments.at(_only("as_of", parameters), "as_of")
-    rest = [pair for pair in parameters if pair[0] != "as_of"]
-    query = parse_list(
-        rest, default_limit=api.default_limit, max_limit=api.max_limit, **api.list_bounds
-    )
+    await api.long_queries.wait(call.request.raw_path)
+    given = list_parameters(call)
+    times = [value for name, value in given if name == "as_of"]
+    if len(times) > 1:
+        raise Invalid("Parameter 'as_of' is given twice.", "as_of")
+    moment = await _moment(call, {"as_of": "".join(times)}, "as_of")
+    rest = [pair for pair in given if pair[0] != "as_of"]
+    query = list_query(api, rest)
     page = await api.queries.page(
-        query, actor, moment, readable=readable, gone=lambda: request.transport is None
+        query, actor, moment, readable=readable, gone=lambda: call.is_gone
     )
     as_of = (await api.moments.positions()).encode(moment.position)
     # The links name the position, because a time of now would mean another moment later.
-    first, following = page_links([*rest, ("as_of", as_of)], page.next_marker, LIST)
-    documents = shown_page(api, actor, page, readable)
-    links = {"first": first, "schema": "/v2/schemas/images", "as_of": as_of}
-    if following is not None:
-        links["next"] = following
-    answer = json_answer(b'{"images":[' + documents + b"]," + orjson.dumps(links)[1:])
+    links = page_links([*rest, ("as_of", as_of)], page.next_marker, LIST)
+    answer = list_answer(shown_page(api, actor, page, readable), links, as_of=as_of)
     answer.headers[POSITION_HEADER] = as_of
     return answer
 
 
-async def show(request: web.Request) -> web.Response:
+async def show(call: Call) -> web.Response:
     """GET /log/v1/images/{image_id}?as_of=: the image as it was."""
-    refuse_body(request)
-    api, caller = request.app[API], actor_of(request)
-    actor, readable = as_auditor(caller), readable_by(caller)
-    moment = await api.moments.at(_asked(_parameters(request, ("as_of",)), "as_of"), "as_of")
-    image_id = request.match_info["image_id"]
-    document = await _document_then(api, actor, readable, image_id, moment)
+    moment = await _moment(call, parameters(call, "as_of"), "as_of")
+    document = await _document_then(call, moment)
     if document is None:
-        raise NotFound(f"No image found with ID {image_id} at that moment")
+        raise NotFound(f"No image found with ID {call.image_id} at that moment")
     answer = json_answer(document)
-    answer.headers[POSITION_HEADER] = (await api.moments.positions()).encode(moment.position)
+    positions = await call.api.moments.positions()
+    answer.headers[POSITION_HEADER] = positions.encode(moment.position)
     return answer
 
 
-async def diff(request: web.Request) -> web.Response:
+async def diff(call: Call) -> web.Response:
     """GET /log/v1/images/{image_id}/diff?from=&to=: what turns the one state into the other."""
-    refuse_body(request)
-    api, caller = request.app[API], actor_of(request)
-    actor, readable = as_auditor(caller), readable_by(caller)
-    given = _parameters(request, ("from", "to"))
-    image_id = request.match_info["image_id"]
-    positions = await api.moments.positions()
-    body: dict[str, Any] = {"image_id": image_id}
+    given = parameters(call, "from", "to")
+    positions = await call.api.moments.positions()
+    body: dict[str, Any] = {"image_id": call.image_id}
     documents = []
     for name in ("from", "to"):
-        moment = await api.moments.at(_asked(given, name), name)
+        moment = await _moment(call, given, name)
         body[name] = positions.encode(moment.position)
-        document = await _document_then(api, actor, readable, image_id, moment)
+        document = await _document_then(call, moment)
         documents.append(None if document is None else orjson.loads(document))
     if documents == [None, None]:
-        raise NotFound(f"No image found with ID {image_id} at either moment")
-    return json_answer(orjson.dumps({**body, "patch": difference(*documents)}))
+        raise NotFound(f"No image found with ID {call.image_id} at either moment")
+    return json_answer({**body, "patch": difference(*documents)})
 
 
-async def _document_then(
-    api: Api, actor: Actor, readable: Readable | None, image_id: str, moment: Moment
-) -> bytes | None:
-    row = await api.queries.image_then(image_uuid(image_id), actor, moment)
+async def _document_then(call: Call, moment: Moment) -> bytes | None:
+    actor = as_auditor(call.actor)
+    row = await call.api.queries.image_then(image_uuid(call.image_id), actor, moment)
     if row is None:
         return None
-    document = readable_document(row.document.encode(), readable)
-    return shown(api, actor, document, row.locations, row.status)
+    document = readable_document(row.document.encode(), readable_by(call.actor))
+    return shown(call.api, actor, document, row.locations, row.status)
 
 
 def _allowed(actor: Actor, found: History | None, image_id: str) -> History:
@@ -138,34 +129,7 @@ def _allowed(actor: Actor, found: History | None, image_id: str) -> History:
     raise refused(Forbidden(text), actor, "get_image_history")
 
 
-def _parameters(request: web.Request, known: tuple[str, ...]) -> dict[str, str]:
-    """The query string's parameters. Raises Invalid for unknown ones and for repeated ones."""
-    given: dict[str, str] = {}
-    for name, value in request.query.items():
-        if name not in known:
-            name = name.encode("utf-8", "replace").decode()[:40]
-            raise Invalid(f"There is no parameter '{name}' here; use {', '.join(known)}.", name)
-        if name in given:
-            raise Invalid(f"Parameter '{name}' is given twice.", name)
-        given[name] = value
-    return given
-
-
-def _only(name: str, parameters: list[tuple[str, str]]) -> str:
-    values = [value for key, value in parameters if key == name]
-    if len(values) > 1:
-        raise Invalid(f"Parameter '{name}' is given twice.", name)
-    return _asked(dict.fromkeys([name], values[0]) if values else {}, name)
-
-
-def _asked(given: dict[str, str], name: str) -> str:
+async def _moment(call: Call, given: dict[str, str], name: str) -> Moment:
     if not given.get(name):
         raise Invalid(f"Parameter '{name}' is needed: a position or an RFC 3339 time.", name)
-    return given[name]
-
-
-def _limit(given: dict[str, str], api: Api) -> int:
-    text = given.get("limit", str(max(api.default_limit, 1)))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise Invalid("Parameter 'limit' must be a whole number from 1.", "limit")
-    return min(int(text), api.max_limit)
+    return await call.api.moments.at(given[name], name)

@@ -1,10 +1,9 @@
 """Tickets with which a browser's EventSource may read the stream of events."""
 
-import orjson
 from aiohttp import web
 
 from calotype.commands.errors import Invalid
-from calotype.http.middleware import API, actor_of, json_answer, refuse_body
+from calotype.http.middleware import Call, json_answer
 from calotype.projections.feed.feed import reader_of
 from calotype.projections.feed.stream_tickets import LIFETIME_SECONDS
 
@@ -15,17 +14,13 @@ CREDENTIALS = (
 """The headers that say who asks, whatever the kind of identity."""
 
 
-async def issue(request: web.Request) -> web.Response:
+async def issue(call: Call) -> web.Response:
     """POST /log/v1/stream-tickets: a ticket for `GET /log/v1/events?ticket=...` (201)."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
+    actor, given = call.actor, call.request.headers
     reader_of(actor)  # Who may not read the feed needs no ticket.
-    headers = {name: text for name in CREDENTIALS if (text := request.headers.get(name))}
+    headers = {name: text for name in CREDENTIALS if (text := given.get(name))}
     if not all(text.isprintable() for text in headers.values()):
         raise Invalid("Headers that say who asks must be printable UTF-8.")
-    ticket = await api.tickets.issue(f"{actor.user}\n{actor.project}", headers)
-    answer = json_answer(
-        orjson.dumps({"ticket": ticket, "expires_in": LIFETIME_SECONDS}), status=201
-    )
-    answer.headers["Cache-Control"] = "no-store"
-    return answer
+    ticket = await call.api.tickets.issue(f"{actor.user}\n{actor.project}", headers)
+    answer = {"ticket": ticket, "expires_in": LIFETIME_SECONDS}
+    return json_answer(answer, 201, caching="no-store")

@@ -19,16 +19,10 @@ from calotype.commands.images.data import refusal_of, upload_data
 from calotype.commands.images.download import require_download
 from calotype.commands.images.image import image_uuid
 from calotype.commands.images.places import url_now
-from calotype.commands.policy.actor import Actor
 from calotype.http.middleware import (
-    API,
-    REQUEST_ID,
-    Api,
-    actor_of,
-    body_ended,
-    cause_of_request,
-    refuse_body,
+    Call,
 )
+from calotype.http.parameters import body_ended
 from calotype.http.v2.sending import Sent, open_source, send
 from calotype.projections.images.queries import ImageRow
 from calotype.stores.images.driver import DataMissing, StoreError
@@ -39,29 +33,27 @@ _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\
 _SIZE = re.compile("[0-9]{1,19}")
 
 
-async def upload(request: web.Request) -> web.Response:
+async def upload(call: Call) -> web.Response:
     """PUT /v2/images/{image_id}/file (204)."""
-    api, actor = request.app[API], actor_of(request)
     # Not `request.content_type`, which takes an absent or broken header for octet-stream.
-    media = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    media = call.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if media != "application/octet-stream":
         raise UnsupportedMedia("Image data must be sent as application/octet-stream.")
-    size_bytes = _announced_size(request)
     await upload_data(
-        api.context,
-        actor,
-        cause_of_request(request, actor),
-        request.match_info["image_id"],
-        _chunks(request),
-        size_bytes=size_bytes,
-        md5=_announced_md5(request),
+        call.api.context,
+        call.actor,
+        call.cause,
+        call.image_id,
+        _chunks(call),
+        size_bytes=_announced_size(call.request),
+        md5=_announced_md5(call.request),
     )
     return web.Response(status=204, headers={"Content-Type": "text/html; charset=UTF-8"})
 
 
-async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
+async def _chunks(call: Call) -> AsyncIterator[bytes]:
     """The body as it comes. Raises BodyStalled when it does not."""
-    content, seconds = request.content, request.app[API].body_stall_seconds
+    content, seconds = call.request.content, call.api.body_stall_seconds
     while True:
         chunk = content.read_nowait(-1)
         if not chunk:
@@ -69,7 +61,7 @@ async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
                 async with asyncio.timeout(seconds):
                     chunk = await content.readany()
             except TimeoutError:
-                raise body_ended(request, seconds) from None
+                raise body_ended(call) from None
         if not chunk:
             return
         yield chunk
@@ -100,34 +92,28 @@ def _announced_md5(request: web.Request) -> str | None:
     return digest.hex()
 
 
-async def download(request: web.Request) -> web.StreamResponse:
+async def download(call: Call) -> web.StreamResponse:
     """GET /v2/images/{image_id}/file, whole or one range."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    if "prefer" in request.query:
+    if "prefer" in call.request.query:
         raise Invalid("Parameter 'prefer' needs several stores; there is only one here.")
-    image_id = request.match_info["image_id"]
-    row = await api.queries.image_data(image_uuid(image_id), actor.project)
-    require_download(actor, row, image_id)
+    row = await call.api.queries.image_data(image_uuid(call.image_id), call.actor.project)
+    require_download(call.actor, row, call.image_id)
     assert row is not None
     places = orjson.loads(row.locations)
     if not places:
         return web.Response(status=204)
-    span = _span(request, row.size or 0)
-    return await _send_from(request, api, actor, row, places, span)
+    return await _send_from(call, row, places, _span(call.request, row.size or 0))
 
 
 async def _send_from(
-    request: web.Request,
-    api: Api,
-    actor: Actor,
+    call: Call,
     row: ImageRow,
     places: list[dict[str, dict[str, str] | str]],
     span: tuple[int, int] | None,
 ) -> web.StreamResponse:
     """Tries each place in turn; 204 when the bytes are missing in all of them."""
-    size, image_id = row.size or 0, image_uuid(request.match_info["image_id"])
-    start, stop = span or (0, size)
+    api, image_id = call.api, image_uuid(call.image_id)
+    start, stop = span or (0, row.size or 0)
     failure: CalotypeError | None = None
     for place in places:
         store = place["metadata"]["store"]  # type: ignore[index]
@@ -142,15 +128,15 @@ async def _send_from(
         except StoreError as error:
             failure = refusal_of(error, store)
             continue
-        headers, sent = _headers(request, row, span), Sent()
+        headers, status, sent = _headers(call, row, span), 206 if span else 200, Sent()
         try:
             return await send(
-                request, source, driver, headers, 206 if span else 200, sent, api.body_stall_seconds
+                call.request, source, driver, headers, status, sent, api.body_stall_seconds
             )
         finally:
             if api.downloads is not None:
                 api.downloads.note(
-                    cause_of_request(request, actor),
+                    call.cause,
                     image_id=str(image_id),
                     owner=row.owner,
                     bytes_sent=sent.count_bytes,
@@ -161,10 +147,10 @@ async def _send_from(
     return web.Response(status=204)
 
 
-def _headers(request: web.Request, row: ImageRow, span: tuple[int, int] | None) -> dict[str, str]:
+def _headers(call: Call, row: ImageRow, span: tuple[int, int] | None) -> dict[str, str]:
     headers = {
         "Content-Type": "application/octet-stream",
-        "x-openstack-request-id": request[REQUEST_ID],
+        "x-openstack-request-id": call.request_id,
     }
     if row.checksum:
         headers["Content-MD5"] = row.checksum

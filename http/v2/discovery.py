@@ -11,14 +11,7 @@ from calotype.commands.errors import NotFound
 from calotype.http.errors import error_answer, is_own_call
 from calotype.http.identity.keystone_limits import RESOURCES, UNLIMITED, KeystoneLimits
 from calotype.http.links import base_url
-from calotype.http.middleware import (
-    API,
-    REQUEST_ID,
-    actor_of,
-    identify,
-    json_answer,
-    refuse_body,
-)
+from calotype.http.middleware import Call, Handler, json_answer
 from calotype.http.v2.schemas import schema_document
 from calotype.http.v2.versions import accepted_prefix, versions_document
 
@@ -28,27 +21,27 @@ _IMPORT_METHODS = (
 )
 
 
-def versions_answer(request: web.Request, status: int) -> web.Response:
+def versions_answer(call: Call, status: int) -> web.Response:
     """The versions document, with the links that this caller can follow."""
-    api = request.app[API]
-    endpoint = api.public_endpoint or base_url(request, api.proxies)
+    endpoint = call.api.public_endpoint or base_url(call.request, call.api.proxies)
     return json_answer(versions_document(endpoint), status)
 
 
-async def versions(request: web.Request) -> web.Response:
+async def versions(call: Call) -> web.Response:
     """/versions and anything below it (200), any method."""
-    return versions_answer(request, 200)
+    return versions_answer(call, 200)
 
 
-async def redirect_to_v2(request: web.Request) -> web.Response:
+async def redirect_to_v2(call: Call) -> web.Response:
     """/v2 -> /v2/ (302)."""
-    await identify(request)
-    endpoint = base_url(request, request.app[API].proxies)
+    await call.identify()
+    endpoint = base_url(call.request, call.api.proxies)
     return web.Response(status=302, headers={"Location": f"{endpoint}/v2/"})
 
 
-async def elsewhere(request: web.Request) -> web.StreamResponse:
+async def elsewhere(call: Call) -> web.StreamResponse:
     """All that no route takes: another spelling of /v2, the versions document, or 404."""
+    request = call.request
     if request.method == "OPTIONS":
         return web.Response(status=200)
     if is_own_call(request.path):
@@ -57,53 +50,51 @@ async def elsewhere(request: web.Request) -> web.StreamResponse:
         raise NotFound("There are no metrics here.")
     segment, _, rest = request.path.lstrip("/").partition("/")
     if segment == "v2":
-        await identify(request)
+        await call.identify()
         if request.method not in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
             raise web.HTTPNotImplemented
         raise NotFound("The resource could not be found.")
     asked = _ACCEPTED_VERSION.match(request.headers.get("Accept", ""))
     if asked and accepted_prefix(asked[1]):
-        return await _again(request, request.raw_path)
+        return await _again(call, request.raw_path)
     if accepted_prefix(segment):
-        return await _again(request, request.raw_path.lstrip("/")[len(segment) :])
-    return versions_answer(request, 300)
+        return await _again(call, request.raw_path.lstrip("/")[len(segment) :])
+    return versions_answer(call, 300)
 
 
-async def _again(request: web.Request, path: str) -> web.StreamResponse:
+async def _again(call: Call, path: str) -> web.StreamResponse:
     """Handles the request as one to /v2 + path."""
-    clone = request.clone(rel_url="/v2" + path)
-    clone[REQUEST_ID] = request[REQUEST_ID]
-    match = await request.app.router.resolve(clone)
-    match.add_app(request.app)
+    clone = call.request.clone(rel_url="/v2" + path)
+    match = await call.request.app.router.resolve(clone)
+    match.add_app(call.request.app)
     clone._match_info = match
-    await identify(clone)
-    return await match.handler(clone)
+    again = Call(clone, call.api, call.request_id)
+    handler: Handler = match.handler  # type: ignore[assignment]
+    await again.admit(handler)
+    return await handler(again)
 
 
-async def schema(request: web.Request) -> web.Response:
+async def schema(call: Call) -> web.Response:
     """GET /v2/schemas/{name}."""
-    refuse_body(request)
-    document = schema_document(request.match_info["name"], request.app[API].context.formats)
+    document = schema_document(call.request.match_info["name"], call.api.context.formats)
     if document is None:
         raise NotFound("There is no schema of that name.")
     return json_answer(document)
 
 
-async def import_methods(request: web.Request) -> web.Response:
+async def import_methods(call: Call) -> web.Response:
     """GET /v2/info/import."""
-    refuse_body(request)
     return json_answer(_IMPORT_METHODS)
 
 
-async def stores(request: web.Request) -> web.Response:
+async def stores(call: Call) -> web.Response:
     """GET /v2/info/stores: 404 as long as there is one store only."""
-    refuse_body(request)
     raise NotFound("Multi backend is not supported at this site.")
 
 
-async def usage(request: web.Request) -> web.Response:
+async def usage(call: Call) -> web.Response:
     """GET /v2/info/usage: what the caller's project has and may have; with unified limits only."""
-    quotas, project = request.app[API].context.quotas, actor_of(request).project
+    quotas, project = call.api.context.quotas, call.actor.project
     told: dict[str, dict[str, int]] = {}
     if isinstance(quotas.limits_of, KeystoneLimits) and project:
         limits, counted = await quotas.limits(project), await quotas.counted(project)
@@ -113,15 +104,15 @@ async def usage(request: web.Request) -> web.Response:
                 "usage": getattr(counted, name) // unit,
                 "limit": UNLIMITED if limit is None else limit // unit,
             }
-    return json_answer(orjson.dumps({"usage": told}))
+    return json_answer({"usage": told})
 
 
-async def healthcheck(request: web.Request) -> web.Response:
+async def healthcheck(call: Call) -> web.Response:
     """/healthcheck: OK, or 503 with the reason that a load balancer should look elsewhere.
 
     As the middleware that Glance has: HEAD is answered 204, JSON given where it is asked for.
     """
-    api = request.app[API]
+    api, request = call.api, call.request
     reason = ""
     if api.draining:
         reason = "DRAINING"

@@ -1,7 +1,5 @@
 """The images resource: create, show, list, update, delete, tags, activation."""
 
-import asyncio
-
 import orjson
 from aiohttp import web
 
@@ -13,43 +11,28 @@ from calotype.commands.policy.actor import Actor
 from calotype.commands.policy.policy import require, require_call
 from calotype.commands.policy.protections import Readable, readable_by
 from calotype.http.links import base_url
-from calotype.http.middleware import (
-    API,
-    Api,
-    actor_of,
-    cause_of_request,
-    json_answer,
-    json_body,
-    json_object,
-    refuse_body,
-)
+from calotype.http.middleware import Api, Call, json_answer
+from calotype.http.parameters import json_body, json_object
 from calotype.http.v2.filters import page_links, parse_list
 from calotype.http.v2.patch import parse_patch
+from calotype.projections.images.listing import ListQuery
 from calotype.projections.images.queries import Page
 from calotype.projections.images.rows import image_document, readable_document
 
-_LONG, _ROUNDS = 500, 3
-"""Characters from which on a list takes a millisecond to understand. One at a time does so, and
-lets others who wait have the event loop for so many rounds before."""
 
-
-async def create(request: web.Request) -> web.Response:
+async def create(call: Call) -> web.Response:
     """POST /v2/images (201 with the image and its Location)."""
-    api, actor = request.app[API], actor_of(request)
-    endpoint = base_url(request, api.proxies)
-    body = await json_object(request)
-    cause = cause_of_request(request, actor)
-    image = await metadata.create_image(api.context, actor, cause, body)
-    answer = json_answer(document_of(image, api, actor), 201)
+    endpoint = base_url(call.request, call.api.proxies)
+    body = await json_object(call)
+    image = await metadata.create_image(call.api.context, call.actor, call.cause, body)
+    answer = json_answer(document_of(image, call), 201)
     answer.headers["Location"] = f"{endpoint}/v2/images/{image.image_id}"
     return answer
 
 
-async def show(request: web.Request) -> web.Response:
+async def show(call: Call) -> web.Response:
     """GET /v2/images/{image_id}."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    image_id = request.match_info["image_id"]
+    api, actor, image_id = call.api, call.actor, call.image_id
     row = await api.queries.image(image_uuid(image_id), actor.project)
     require(actor, "get_image", row, f"No image found with ID {image_id}")
     assert row is not None
@@ -57,36 +40,25 @@ async def show(request: web.Request) -> web.Response:
     return json_answer(shown(api, actor, document, row.locations, row.status))
 
 
-async def index(request: web.Request) -> web.Response:
+async def index(call: Call) -> web.Response:
     """GET /v2/images: one page of the list."""
-    api, actor = request.app[API], actor_of(request)
+    api, actor = call.api, call.actor
     require_call(actor, "get_images")
-    if len(request.raw_path) > _LONG:
-        async with api.long_lists:
-            for _ in range(_ROUNDS):
-                await asyncio.sleep(0)
-    parameters = list(request.query.items())
-    check_text(parameters)
-    query = parse_list(
-        parameters, default_limit=api.default_limit, max_limit=api.max_limit, **api.list_bounds
-    )
+    await api.long_queries.wait(call.request.raw_path)
+    parameters = list_parameters(call)
+    query = list_query(api, parameters)
     readable = readable_by(actor)
-    page = await api.queries.page(
-        query, actor, readable=readable, gone=lambda: request.transport is None
-    )
-    first, following = page_links(parameters, page.next_marker)
+    page = await api.queries.page(query, actor, readable=readable, gone=lambda: call.is_gone)
     if api.direct_url_shown or api.context.locations_shown or readable is not None:
         documents = shown_page(api, actor, page, readable)
     else:
         documents = ",".join([row[0] for row in page.images]).encode()
-    links = {"first": first, "schema": "/v2/schemas/images"}
-    if following is not None:
-        links["next"] = following
-    return json_answer(b'{"images":[' + documents + b"]," + orjson.dumps(links)[1:])
+    return list_answer(documents, page_links(parameters, page.next_marker))
 
 
-def check_text(parameters: list[tuple[str, str]]) -> None:
-    """Raises Invalid for a query string that holds what no text can be."""
+def list_parameters(call: Call) -> list[tuple[str, str]]:
+    """The query string of a list. Raises Invalid for one that holds what no text can be."""
+    parameters = list(call.request.query.items())
     for name, value in parameters:
         try:
             (name + value).encode()
@@ -94,65 +66,65 @@ def check_text(parameters: list[tuple[str, str]]) -> None:
             raise Invalid("The query string is not valid UTF-8.") from None
         if "\x00" in name or "\x00" in value:
             raise Invalid(f"Parameter '{name[:40]!r}' holds a NUL character.")
+    return parameters
 
 
-async def update(request: web.Request) -> web.Response:
+def list_query(api: Api, parameters: list[tuple[str, str]]) -> ListQuery:
+    """What they ask for, within this installation's bounds. Raises Invalid."""
+    return parse_list(
+        parameters, default_limit=api.default_limit, max_limit=api.max_limit, **api.list_bounds
+    )
+
+
+def list_answer(documents: bytes, links: tuple[str, str | None], **more: str) -> web.Response:
+    """A page of a list, with the links of its first and its next page."""
+    said = {"first": links[0], "schema": "/v2/schemas/images", **more}
+    if links[1] is not None:
+        said["next"] = links[1]
+    return json_answer(b'{"images":[' + documents + b"]," + orjson.dumps(said)[1:])
+
+
+async def update(call: Call) -> web.Response:
     """PATCH /v2/images/{image_id} in both JSON-patch media types."""
-    api, actor = request.app[API], actor_of(request)
-    content_type = request.headers.get("Content-Type")
+    content_type = call.request.headers.get("Content-Type")
     if content_type is None or not content_type.startswith("application/openstack-images-v2."):
         parse_patch(content_type, [])
-    operations = parse_patch(content_type, await json_body(request))
-    cause = cause_of_request(request, actor)
-    image_id = request.match_info["image_id"]
-    image = await metadata.update_image(api.context, actor, cause, image_id, operations)
-    return json_answer(document_of(image, api, actor))
+    operations = parse_patch(content_type, await json_body(call))
+    image = await metadata.update_image(
+        call.api.context, call.actor, call.cause, call.image_id, operations
+    )
+    return json_answer(document_of(image, call))
 
 
-async def delete(request: web.Request) -> web.Response:
+async def delete(call: Call) -> web.Response:
     """DELETE /v2/images/{image_id} (204)."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    cause = cause_of_request(request, actor)
-    await deletion.delete_image(api.context, actor, cause, request.match_info["image_id"])
+    await deletion.delete_image(call.api.context, call.actor, call.cause, call.image_id)
     return web.Response(status=204)
 
 
-async def add_tag(request: web.Request) -> web.Response:
+async def add_tag(call: Call) -> web.Response:
     """PUT /v2/images/{image_id}/tags/{tag} (204)."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    names = request.match_info
-    cause = cause_of_request(request, actor)
-    await metadata.add_tag(api.context, actor, cause, names["image_id"], names["tag"])
+    tag = call.request.match_info["tag"]
+    await metadata.add_tag(call.api.context, call.actor, call.cause, call.image_id, tag)
     return web.Response(status=204)
 
 
-async def remove_tag(request: web.Request) -> web.Response:
+async def remove_tag(call: Call) -> web.Response:
     """DELETE /v2/images/{image_id}/tags/{tag} (204)."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    names = request.match_info
-    cause = cause_of_request(request, actor)
-    await metadata.remove_tag(api.context, actor, cause, names["image_id"], names["tag"])
+    tag = call.request.match_info["tag"]
+    await metadata.remove_tag(call.api.context, call.actor, call.cause, call.image_id, tag)
     return web.Response(status=204)
 
 
-async def deactivate(request: web.Request) -> web.Response:
+async def deactivate(call: Call) -> web.Response:
     """POST /v2/images/{image_id}/actions/deactivate (204)."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    cause = cause_of_request(request, actor)
-    await metadata.deactivate(api.context, actor, cause, request.match_info["image_id"])
+    await metadata.deactivate(call.api.context, call.actor, call.cause, call.image_id)
     return web.Response(status=204)
 
 
-async def reactivate(request: web.Request) -> web.Response:
+async def reactivate(call: Call) -> web.Response:
     """POST /v2/images/{image_id}/actions/reactivate (204)."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    cause = cause_of_request(request, actor)
-    await metadata.reactivate(api.context, actor, cause, request.match_info["image_id"])
+    await metadata.reactivate(call.api.context, call.actor, call.cause, call.image_id)
     return web.Response(status=204)
 
 
@@ -188,8 +160,8 @@ def shown_page(api: Api, actor: Actor, page: Page, readable: Readable | None) ->
     )
 
 
-def document_of(image: Image, api: Api, actor: Actor) -> bytes:
+def document_of(image: Image, call: Call) -> bytes:
     """The image as the caller is shown it."""
-    document = readable_document(image_document(image), readable_by(actor))
+    document = readable_document(image_document(image), readable_by(call.actor))
     locations = orjson.dumps(image.locations).decode()
-    return shown(api, actor, document, locations, image.status)
+    return shown(call.api, call.actor, document, locations, image.status)

@@ -1,94 +1,75 @@
 """The members resource: whom a shared image is offered to."""
 
-import orjson
 from aiohttp import web
 
 from calotype.commands.errors import Forbidden, NotFound
 from calotype.commands.images import members
 from calotype.commands.images.image import image_uuid
-from calotype.commands.policy.actor import Actor
 from calotype.commands.policy.policy import allows, require
 from calotype.http.middleware import (
-    API,
-    Api,
-    actor_of,
-    cause_of_request,
+    Call,
     json_answer,
-    json_object,
-    refuse_body,
 )
+from calotype.http.parameters import json_object
 from calotype.projections.images.queries import ImageRow
 from calotype.projections.images.rows import member_document
 
 
-async def index(request: web.Request) -> web.Response:
+async def index(call: Call) -> web.Response:
     """GET /v2/images/{image_id}/members: all for the owner, else only one's own row."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    row, visible = await _visible_members(api, actor, request.match_info["image_id"])
-    members.require_member_rule(actor, "get_members", row)
-    shown = visible.values() if allows(actor, "get_member", row) else ()
+    row, visible = await _visible_members(call)
+    members.require_member_rule(call.actor, "get_members", row)
+    shown = visible.values() if allows(call.actor, "get_member", row) else ()
     documents = ",".join(shown)
     return json_answer(f'{{"members":[{documents}],"schema":"/v2/schemas/members"}}'.encode())
 
 
-async def show(request: web.Request) -> web.Response:
+async def show(call: Call) -> web.Response:
     """GET /v2/images/{image_id}/members/{member}: 404 for all that the caller may not know."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    names = request.match_info
-    missing = NotFound(f"{names['member']} not found in the member list of the image")
-    row, visible = await _visible_members(api, actor, names["image_id"])
+    member = call.request.match_info["member"]
+    missing = NotFound(f"{member} not found in the member list of the image")
+    row, visible = await _visible_members(call)
     try:
-        members.require_member_rule(actor, "get_member", row)
+        members.require_member_rule(call.actor, "get_member", row)
     except Forbidden:
         raise missing from None
-    if names["member"] not in visible:
+    if member not in visible:
         raise missing
-    return json_answer(visible[names["member"]].encode())
+    return json_answer(visible[member].encode())
 
 
-async def add(request: web.Request) -> web.Response:
+async def add(call: Call) -> web.Response:
     """POST /v2/images/{image_id}/members (200, as Glance answers)."""
-    api, actor = request.app[API], actor_of(request)
-    body = await json_object(request)
-    cause = cause_of_request(request, actor)
-    image_id = request.match_info["image_id"]
-    image, name = await members.add_member(api.context, actor, cause, image_id, body)
-    return json_answer(orjson.dumps(member_document(image, name)))
-
-
-async def set_status(request: web.Request) -> web.Response:
-    """PUT /v2/images/{image_id}/members/{member}: the invited project's answer."""
-    api, actor = request.app[API], actor_of(request)
-    body = await json_object(request)
-    cause = cause_of_request(request, actor)
-    names = request.match_info
-    image = await members.set_member_status(
-        api.context, actor, cause, names["image_id"], names["member"], body
+    body = await json_object(call)
+    image, member = await members.add_member(
+        call.api.context, call.actor, call.cause, call.image_id, body
     )
-    return json_answer(orjson.dumps(member_document(image, names["member"])))
+    return json_answer(member_document(image, member))
 
 
-async def remove(request: web.Request) -> web.Response:
+async def set_status(call: Call) -> web.Response:
+    """PUT /v2/images/{image_id}/members/{member}: the invited project's answer."""
+    body, member = await json_object(call), call.request.match_info["member"]
+    image = await members.set_member_status(
+        call.api.context, call.actor, call.cause, call.image_id, member, body
+    )
+    return json_answer(member_document(image, member))
+
+
+async def remove(call: Call) -> web.Response:
     """DELETE /v2/images/{image_id}/members/{member} (204)."""
-    refuse_body(request)
-    api, actor = request.app[API], actor_of(request)
-    cause = cause_of_request(request, actor)
-    names = request.match_info
-    await members.remove_member(api.context, actor, cause, names["image_id"], names["member"])
+    member = call.request.match_info["member"]
+    await members.remove_member(call.api.context, call.actor, call.cause, call.image_id, member)
     return web.Response(status=204)
 
 
-async def _visible_members(
-    api: Api, actor: Actor, image_id: str
-) -> tuple[ImageRow, dict[str, str]]:
-    """The image, and the document of each of its members that rules may let the actor see."""
-    aggregate_id = image_uuid(image_id)
-    row = await api.queries.image(aggregate_id, actor.project)
+async def _visible_members(call: Call) -> tuple[ImageRow, dict[str, str]]:
+    """The image, and the document of each of its members that rules may let the caller see."""
+    actor, aggregate_id = call.actor, image_uuid(call.image_id)
+    row = await call.api.queries.image(aggregate_id, actor.project)
     require(actor, "get_image", row)
     assert row is not None
-    known = dict(await api.queries.members(aggregate_id))
+    known = dict(await call.api.queries.members(aggregate_id))
     if not actor.is_admin and actor.project != row.owner:
         known = {member: known[member] for member in known if member == actor.project}
     return row, known

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from calotype.commands.policy.policy import Policy
-from calotype.http.errors import STATUS
 from calotype.ops.settings.policy_files import load_policy
 from calotype.ops.settings.settings import Settings
 from calotype.projections.engine.positions import Positions, positions_now
@@ -183,7 +182,7 @@ def _said(refusal: Refusal | None) -> str:
     """The status that a client got, or would have got instead of its answer."""
     if refusal is None:
         return "allowed"
-    status = STATUS[refusal.error]
+    status = refusal.error.status
     return f"{status} {HTTPStatus(status).phrase}"
 
 

@@ -193,8 +193,8 @@ async def _chores(
     if settings.webhooks.deliver:
         deliverer = deliverer_of(settings, context, api.webhooks, lambda: api.policy)
         chores.append(deliverer.run())
-    if isinstance(api.identify, BasicIdentity):
-        chores.append(watch_logins(settings.http_basic, api.identify.use))
+    if isinstance(api.identity, BasicIdentity):
+        chores.append(watch_logins(settings.http_basic, api.identity.use))
     chores += [
         delivery.run() for delivery in await registered_deliveries(settings, context, api.feed)
     ]

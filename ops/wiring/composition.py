@@ -224,7 +224,7 @@ def api_of(settings: Settings, context: CommandContext) -> Api:
         consumers=consumers,
         webhooks=webhooks_of(settings, recorder, consumers),
         tickets=StreamTickets(recorder),
-        identify=identity_of(settings),
+        identity=identity_of(settings),
         policy=load_policy(settings.policy, settings.property_protections),
         json_body_bytes=settings.http.json_body_bytes,
         default_limit=settings.http.default_limit,

@@ -1,28 +1,27 @@
-"""From settings to the part that tells who asks."""
+"""From settings to the part that finds out who calls."""
 
 import ssl
 from typing import Any
 
 from calotype.http.identity.basic import BasicIdentity
-from calotype.http.identity.identity import by_trusted_headers, everybody_is
+from calotype.http.identity.identity import Everybody, Identity, TrustedHeaders
 from calotype.http.identity.keystone import KeystoneIdentity
 from calotype.http.identity.keystone_calls import Keystone
-from calotype.http.middleware import Identify
 from calotype.ops.settings import identity as tables
 from calotype.ops.settings.htpasswd import load_logins
 from calotype.ops.settings.settings import Settings, SettingsError
 
 
-def identity_of(settings: Settings) -> Identify:
+def identity_of(settings: Settings) -> Identity:
     """What `[identity] kind` names. Raises SettingsError when a file that it needs is unusable."""
     kind = settings.identity.kind
     if kind == "headers":
-        return by_trusted_headers
+        return TrustedHeaders()
     if kind == "http_basic":
         return BasicIdentity(load_logins(settings.http_basic), settings.http_basic)
     if kind == "keystone":
         return _keystone_identity(settings.keystone)
-    return everybody_is(settings.identity.user, settings.identity.project)
+    return Everybody(settings.identity.user, settings.identity.project)
 
 
 def keystone_of(table: tables.Keystone, *, system_scope: bool = False) -> Keystone:

@@ -1,7 +1,7 @@
 """What may be asked of named consumers, by whom, and in which bounds."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, get_args
 from uuid import UUID
 
@@ -62,14 +62,6 @@ def checked_member(member: object) -> str:
     if not isinstance(member, str) or not _MEMBER.fullmatch(member):
         raise Invalid("'member' has 1 to 100 visible ASCII characters.", "member")
     return member
-
-
-def checked_fields(given: Mapping[str, object], known: Sequence[str]) -> None:
-    """Raises Invalid naming a field that means nothing here."""
-    for name in given:
-        if name not in known:
-            shown = name.encode("utf-8", "replace").decode()[:40]
-            raise Invalid(f"There is no field '{shown}' here; use {', '.join(known)}.", shown)
 
 
 def checked_subscription(given: Mapping[str, object]) -> Subscription:

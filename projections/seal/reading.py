@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from calotype.commands.errors import NotFound
 from calotype.projections.engine.follower import reached
 from calotype.projections.engine.positions import positions_of
 from calotype.projections.seal.merkle import (
@@ -30,8 +31,8 @@ _EVENTS = (
 )
 
 
-class NotSealed(Exception):
-    """Not sealed (yet), or not signed; the message says which."""
+class NotSealed(NotFound):
+    """What was asked for is not sealed (yet), or not signed; the message says which."""
 
 
 class NotCovered(NotSealed):

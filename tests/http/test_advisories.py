@@ -13,6 +13,7 @@ import pytest
 
 from calotype.commands.policy.actor import Actor, with_implied
 from calotype.commands.policy.policy import DEFAULT_POLICY
+from calotype.http.identity.identity import Identity
 
 TEN = b"0123456789"
 
@@ -357,16 +358,17 @@ async def test_a_token_that_ends_during_an_upload_leaves_nothing_uncounted(proje
     lasting = projects.caller("red")
     kept, gone = await lasting.create_bare(), await lasting.create_bare()
     bodies = {kept["id"]: Slowly(), gone["id"]: Slowly()}
-    by_headers = projects.api.identify
+    by_headers = projects.api.identity
     ends = time.time() + 0.5
     brief = Actor(
         "somebody", "red", with_implied({"member"}), expires_at=ends, policy=DEFAULT_POLICY
     )
 
-    def identify(request: Any) -> Actor:
-        return brief if request.method == "PUT" else by_headers(request)
+    class BriefWriters(Identity):
+        def identify(self, request: Any) -> Actor:
+            return brief if request.method == "PUT" else by_headers.identify(request)
 
-    projects.api.identify = identify
+    projects.api.identity = BriefWriters()
     uploads = {
         name: asyncio.create_task(lasting.upload(name, body)) for name, body in bodies.items()
     }

@@ -161,7 +161,7 @@ async def test_a_flood_of_guesses_is_turned_away_and_who_is_known_goes_on(start,
         asyncio.create_task(status(cloud, login("alice", f"guess {number}")))
         for number in range(room)
     ]
-    await eventually(lambda: cloud.api.identify._under_way == room)
+    await eventually(lambda: cloud.api.identity._under_way == room)
     turned_away = await cloud.admin("GET", "/v2/images", **login("bob", "bob"))
     assert (turned_away.status, turned_away.headers["Retry-After"]) == (503, "2")
     assert await status(cloud, login("alice", "correct horse")) == 200
@@ -197,7 +197,7 @@ async def test_a_changed_file_is_used_and_a_broken_one_is_not(start, monkeypatch
     used: list[Any] = []
 
     def use(logins: Any) -> None:
-        cloud.api.identify.use(logins)
+        cloud.api.identity.use(logins)
         used.append(logins)
 
     watching = asyncio.create_task(watch_logins(HttpBasic(file=str(file)), use))

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from calotype.commands.errors import Invalid
-from calotype.http.errors import status_of
 from calotype.http.v2.patch import V20, V21, UnsupportedPatchMedia, parse_patch, parse_pointer
 
 leaves = some.none() | some.booleans() | some.integers() | some.floats() | some.text()
@@ -167,4 +166,4 @@ def test_null_and_false_are_values_like_others_and_a_removal_has_none():
 def test_the_refusal_of_a_media_type_answers_415(media):
     with pytest.raises(UnsupportedPatchMedia) as refused:
         parse_patch(media, [{"op": "remove", "path": "/a"}])
-    assert status_of(refused.value) == 415
+    assert refused.value.status == 415

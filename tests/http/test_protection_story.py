@@ -11,6 +11,7 @@ import structlog
 
 from calotype.commands.policy.actor import Actor
 from calotype.commands.policy.policy import DEFAULT_POLICY
+from calotype.http.identity.identity import Identity
 from calotype.http.log import event_stream
 from calotype.ops.settings import file_watching as files
 from calotype.ops.settings.policy_files import load_policy, watch_policy
@@ -347,13 +348,14 @@ async def test_a_stream_that_is_open_follows_changed_protections_and_roles(
     assert VALUE.encode() not in await until(b'"again"')
     judged = asyncio.Event()
 
-    def as_biller(request: Any) -> Actor:
-        judged.set()
-        return Actor(
-            "someone", "p1", frozenset({"member", "reader", "billing"}), policy=DEFAULT_POLICY
-        )
+    class AsBiller(Identity):
+        def identify(self, request: Any) -> Actor:
+            judged.set()
+            return Actor(
+                "someone", "p1", frozenset({"member", "reader", "billing"}), policy=DEFAULT_POLICY
+            )
 
-    protected.api.identify = as_biller
+    protected.api.identity = AsBiller()
     await asyncio.wait_for(judged.wait(), 20)
     await biller.create(name="promoted", **{CODE: VALUE})
     assert VALUE.encode() in await until(b'"promoted"')
