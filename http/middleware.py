@@ -154,7 +154,8 @@ class Call:
         return self.request.transport is None
 
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[Call], Awaitable[web.StreamResponse | None]]
+"""Answers a call; None: 204, there is nothing to say."""
 BODILESS: web.AppKey[frozenset[Handler]] = web.AppKey("bodiless", frozenset)
 """Handlers of requests that have no body."""
 ELSEWHERE: web.AppKey[Handler] = web.AppKey("elsewhere", Callable)  # type: ignore[arg-type]
@@ -186,6 +187,8 @@ async def conversation(request: web.Request, handler: Handler) -> web.StreamResp
             handler = request.app[ELSEWHERE]
         await call.admit(handler)
         response = await handler(call)
+        if response is None:
+            response = web.Response(status=204)
     except Exception as error:
         response = answer_to(request, error, call.request_id)
     finally:

@@ -1,5 +1,7 @@
 """The catalogue of event types: what consumers of the feed may rely on."""
 
+from functools import partial
+
 from aiohttp import web
 
 from calotype.commands.errors import NotFound
@@ -9,7 +11,7 @@ from calotype.http.parameters import parameters
 from calotype.projections.feed.catalogue import asyncapi, catalogue, schema_of, version_of
 from calotype.projections.feed.cloudevents import topic_of
 
-_LASTING = "public, max-age=300"
+_answer = partial(json_answer, caching="public, max-age=300")
 
 
 async def calls(call: Call) -> web.Response:
@@ -38,13 +40,9 @@ async def schema(call: Call) -> web.Response:
     version = versions.get(parameters(call, "version").get("version", str(newest)))
     if version is None:
         raise NotFound(f"{topic} has no such version; its newest version is {newest}.")
-    return _answer(schema_of(topic, version), "application/schema+json")
+    return _answer(schema_of(topic, version), media="application/schema+json")
 
 
 async def description(call: Call) -> web.Response:
     """GET /log/v1/asyncapi: the feed as an AsyncAPI document."""
     return _answer(asyncapi())
-
-
-def _answer(document: object, media: str = "application/json") -> web.Response:
-    return json_answer(document, media=media, caching=_LASTING)

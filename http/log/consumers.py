@@ -72,10 +72,9 @@ async def show(call: Call) -> web.Response:
     return await _shown(call, await call.api.consumers.get(*_named(call, READ)))
 
 
-async def delete(call: Call) -> web.Response:
+async def delete(call: Call) -> None:
     """DELETE /log/v1/consumers/{name}: it, its place and its parked events are gone (204)."""
     await call.api.consumers.delete(*_named(call, MODIFY))
-    return web.Response(status=204)
 
 
 async def seek(call: Call) -> web.Response:
@@ -139,18 +138,18 @@ async def parked(call: Call) -> web.Response:
     return _json({"parked": [described_parked(positions, one, readable) for one in found]})
 
 
-async def redeliver(call: Call) -> web.Response:
+async def redeliver(call: Call) -> None:
     """POST /log/v1/consumers/{name}/parked/{position}/redeliver: it is handed out again (204)."""
     project, name = _named(call, MODIFY)
     position = await position_of(call, call.request.match_info, "position")
-    return _done(await call.api.consumers.redeliver(project, name, [position]))
+    _require_some(await call.api.consumers.redeliver(project, name, [position]))
 
 
-async def discard(call: Call) -> web.Response:
+async def discard(call: Call) -> None:
     """POST /log/v1/consumers/{name}/parked/{position}/discard: it is given up (204)."""
     project, name = _named(call, MODIFY)
     position = await position_of(call, call.request.match_info, "position")
-    return _done(await call.api.consumers.discard(project, name, [position]))
+    _require_some(await call.api.consumers.discard(project, name, [position]))
 
 
 # ---- requests ----
@@ -236,7 +235,6 @@ def _delivered(one: Delivery, readable: Readable | None) -> dict[str, Any]:
     }
 
 
-def _done(positions: list[int]) -> web.Response:
+def _require_some(positions: list[int]) -> None:
     if not positions:
         raise NotFound("There is no parked event at that position.", "position")
-    return web.Response(status=204)

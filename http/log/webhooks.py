@@ -51,10 +51,9 @@ async def put(call: Call) -> web.Response:
     return _answer({**shown(endpoint), "secret": secret}, 201)
 
 
-async def delete(call: Call) -> web.Response:
+async def delete(call: Call) -> None:
     """DELETE /log/v1/webhooks/{name}: what is not delivered yet never will be (204)."""
     await call.api.webhooks.delete(*_named(call, CHANGE))
-    return web.Response(status=204)
 
 
 async def rotate(call: Call) -> web.Response:
@@ -99,7 +98,7 @@ async def parked(call: Call) -> web.Response:
 async def redeliver(call: Call) -> web.Response:
     """POST .../parked/{position}/redeliver: sends it again soon (202); `all` sends all again."""
     project, name = _named(call, CHANGE)
-    place = {**call.request.match_info}
+    place = call.request.match_info
     position = None if place["position"] == "all" else await position_of(call, place, "position")
     count = await call.api.webhooks.redeliver(project, name, position)
     return _answer({"redelivered": count}, 202)

@@ -39,7 +39,7 @@ async def redirect_to_v2(call: Call) -> web.Response:
     return web.Response(status=302, headers={"Location": f"{endpoint}/v2/"})
 
 
-async def elsewhere(call: Call) -> web.StreamResponse:
+async def elsewhere(call: Call) -> web.StreamResponse | None:
     """All that no route takes: another spelling of /v2, the versions document, or 404."""
     request = call.request
     if request.method == "OPTIONS":
@@ -62,7 +62,7 @@ async def elsewhere(call: Call) -> web.StreamResponse:
     return versions_answer(call, 300)
 
 
-async def _again(call: Call, path: str) -> web.StreamResponse:
+async def _again(call: Call, path: str) -> web.StreamResponse | None:
     """Handles the request as one to /v2 + path."""
     clone = call.request.clone(rel_url="/v2" + path)
     match = await call.request.app.router.resolve(clone)

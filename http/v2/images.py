@@ -96,36 +96,31 @@ async def update(call: Call) -> web.Response:
     return json_answer(document_of(image, call))
 
 
-async def delete(call: Call) -> web.Response:
+async def delete(call: Call) -> None:
     """DELETE /v2/images/{image_id} (204)."""
     await deletion.delete_image(call.api.context, call.actor, call.cause, call.image_id)
-    return web.Response(status=204)
 
 
-async def add_tag(call: Call) -> web.Response:
+async def add_tag(call: Call) -> None:
     """PUT /v2/images/{image_id}/tags/{tag} (204)."""
     tag = call.request.match_info["tag"]
     await metadata.add_tag(call.api.context, call.actor, call.cause, call.image_id, tag)
-    return web.Response(status=204)
 
 
-async def remove_tag(call: Call) -> web.Response:
+async def remove_tag(call: Call) -> None:
     """DELETE /v2/images/{image_id}/tags/{tag} (204)."""
     tag = call.request.match_info["tag"]
     await metadata.remove_tag(call.api.context, call.actor, call.cause, call.image_id, tag)
-    return web.Response(status=204)
 
 
-async def deactivate(call: Call) -> web.Response:
+async def deactivate(call: Call) -> None:
     """POST /v2/images/{image_id}/actions/deactivate (204)."""
     await metadata.deactivate(call.api.context, call.actor, call.cause, call.image_id)
-    return web.Response(status=204)
 
 
-async def reactivate(call: Call) -> web.Response:
+async def reactivate(call: Call) -> None:
     """POST /v2/images/{image_id}/actions/reactivate (204)."""
     await metadata.reactivate(call.api.context, call.actor, call.cause, call.image_id)
-    return web.Response(status=204)
 
 
 def shown(api: Api, actor: Actor, document: bytes, locations: str, status: str) -> bytes:

@@ -56,11 +56,10 @@ async def set_status(call: Call) -> web.Response:
     return json_answer(member_document(image, member))
 
 
-async def remove(call: Call) -> web.Response:
+async def remove(call: Call) -> None:
     """DELETE /v2/images/{image_id}/members/{member} (204)."""
     member = call.request.match_info["member"]
     await members.remove_member(call.api.context, call.actor, call.cause, call.image_id, member)
-    return web.Response(status=204)
 
 
 async def _visible_members(call: Call) -> tuple[ImageRow, dict[str, str]]:

@@ -57,11 +57,10 @@ async def restore(call: Call) -> web.Response:
     return json_answer(document_of(image, call))
 
 
-async def purge(call: Call) -> web.Response:
+async def purge(call: Call) -> None:
     """POST /log/v1/images/{image_id}/purge with a `reason`: what was kept goes now (204)."""
     reason = (await fields(call, "reason")).get("reason")
     await deletion.purge_image(call.api.context, call.actor, call.cause, call.image_id, reason)
-    return web.Response(status=204)
 
 
 def _wanted(given: dict[str, str], actor: Actor, now: str) -> Wanted:
