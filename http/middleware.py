@@ -16,6 +16,7 @@ from aiohttp import web
 from calotype.commands.context import CommandContext
 from calotype.commands.errors import Invalid
 from calotype.commands.images.downloads import Downloads
+from calotype.commands.images.image import image_uuid
 from calotype.commands.policy.actor import Actor, Cause
 from calotype.commands.policy.policy import DEFAULT_POLICY, Policy
 from calotype.http.cors import Cors
@@ -143,10 +144,10 @@ class Call:
             traceparent = None
         return Cause(self.actor.recorded(), self.request_id, traceparent, secrets.token_hex(8))
 
-    @property
-    def image_id(self) -> str:
-        """The image that the path names."""
-        return self.request.match_info["image_id"]
+    @cached_property
+    def image_id(self) -> UUID:
+        """The image that the path names. Raises NotFound for what is no UUID."""
+        return image_uuid(self.request.match_info["image_id"])
 
     @property
     def is_gone(self) -> bool:

@@ -24,7 +24,7 @@ from calotype.commands.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from calotype.commands.images.image import Image, image_uuid
+from calotype.commands.images.image import Image
 from calotype.commands.images.image_state import DOOMED, Blob
 from calotype.commands.images.places import url_now
 from calotype.commands.policy.actor import Actor, Cause
@@ -83,7 +83,7 @@ async def upload_data(
     context: CommandContext,
     actor: Actor,
     cause: Cause,
-    image_id: str,
+    image_id: UUID,
     chunks: AsyncIterator[bytes],
     *,
     size_bytes: int | None,
@@ -99,16 +99,16 @@ async def upload_data(
     as log and store can be reached.
     """
     cap = _size_cap(context, size_bytes)
-    aggregate_id, upload_id = image_uuid(image_id), secrets.token_hex(6)
+    upload_id = secrets.token_hex(6)
     driver = context.stores[context.default_store]
     _expect_answers(context, driver)
-    key = f"{aggregate_id}-{upload_id}"
-    leave = _Leave(context, aggregate_id, upload_id)
+    key = f"{image_id}-{upload_id}"
+    leave = _Leave(context, image_id, upload_id)
     # Known as running before the intent is on record, so that no sweep takes it for a dead one.
     context.uploads.add(upload_id)
     try:
         image: Image = await context.log.change(
-            aggregate_id,
+            image_id,
             partial(require, actor, "upload_image"),
             Image.start_upload,
             cause,
@@ -133,7 +133,7 @@ async def upload_data(
             )
             outcome = _outcome(upload_id, written, context.hash_algorithm)
             change = Image.store_data
-            image = await context.log.change(aggregate_id, _expect_image, change, cause, **outcome)
+            image = await context.log.change(image_id, _expect_image, change, cause, **outcome)
             return image
         except BaseException as error:
             refusal: BaseException = error
@@ -142,7 +142,7 @@ async def upload_data(
             # Shielded, because most clients that are here went away. What fails now (the log is
             # down, say) is done later: the intent is on record, but no longer in `uploads`.
             with suppress(Exception):
-                await asyncio.shield(_end(context, cause, aggregate_id, upload_id, refusal))
+                await asyncio.shield(_end(context, cause, image_id, upload_id, refusal))
             if refusal is not error:
                 raise refusal from error
             raise

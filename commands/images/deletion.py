@@ -15,7 +15,7 @@ from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFoun
 from calotype.commands.images.data import refusal_of
 from calotype.commands.images.events import Purged, Restored, clock_text
 from calotype.commands.images.fields import check_text
-from calotype.commands.images.image import Image, image_uuid
+from calotype.commands.images.image import Image
 from calotype.commands.images.image_state import DOOMED, RETAINED, Deletion
 from calotype.commands.images.places import url_now
 from calotype.commands.policy.actor import Actor, Cause, refused
@@ -24,13 +24,15 @@ from calotype.stores.images.driver import StoreError
 from calotype.stores.images.threads import threads_of
 
 
-async def delete_image(context: CommandContext, actor: Actor, cause: Cause, image_id: str) -> Image:
+async def delete_image(
+    context: CommandContext, actor: Actor, cause: Cause, image_id: UUID
+) -> Image:
     """Deletes the image; it can be restored while the retention lasts, if there is one.
 
     Bytes that are not retained become garbage.
     """
     image: Image = await context.log.change(
-        image_uuid(image_id),
+        image_id,
         partial(require, actor, "delete_image"),
         Image.delete,
         cause,
@@ -41,7 +43,7 @@ async def delete_image(context: CommandContext, actor: Actor, cause: Cause, imag
 
 
 async def restore_image(
-    context: CommandContext, actor: Actor, cause: Cause, image_id: str
+    context: CommandContext, actor: Actor, cause: Cause, image_id: UUID
 ) -> Image:
     """Takes the deletion back: the image is as it was, under its id, with its bytes.
 
@@ -50,19 +52,18 @@ async def restore_image(
     more, LimitExceeded when its owner has no room for it, and Unavailable while its store cannot
     be asked.
     """
-    aggregate_id = image_uuid(image_id)
     allowed = partial(require_deleted, actor, "restore_image", image_id)
-    image: Image | None = await context.log.load(aggregate_id)
+    image: Image | None = await context.log.load(image_id)
     allowed(image)
     assert image is not None
     _require_open(image, datetime.now(UTC))
     await _require_bytes(context, image)
-    restored: Image = await context.log.change(aggregate_id, allowed, restore, cause)
+    restored: Image = await context.log.change(image_id, allowed, restore, cause)
     return restored
 
 
 async def purge_image(
-    context: CommandContext, actor: Actor, cause: Cause, image_id: str, reason: object
+    context: CommandContext, actor: Actor, cause: Cause, image_id: UUID, reason: object
 ) -> Image:
     """Gives up what a deleted image has kept, now and for good; its bytes become garbage.
 
@@ -73,7 +74,7 @@ async def purge_image(
     if not told:
         raise Invalid("Property 'reason' must not be empty: say why, for the record.", "reason")
     image: Image = await context.log.change(
-        image_uuid(image_id),
+        image_id,
         partial(require_deleted, actor, "purge_image", image_id),
         purge,
         cause,
@@ -175,7 +176,7 @@ async def _require_bytes(context: CommandContext, image: Image) -> None:
             )
 
 
-def require_deleted(actor: Actor, rule: str, image_id: str, image: Image | None) -> None:
+def require_deleted(actor: Actor, rule: str, image_id: UUID, image: Image | None) -> None:
     """The policy's answer where the image may be a deleted one, which `require` never finds.
 
     Raises Forbidden or NotFound.

@@ -51,7 +51,7 @@ LOG_EVENT_TYPES: dict[str, type[ImageEvent] | type[DataSent]] = {
 """Every event type that the log may hold by its topic: those of images, and downloads."""
 
 
-def require_download(actor: Actor, image: Target | None, image_id: str) -> None:
+def require_download(actor: Actor, image: Target | None, image_id: UUID | str) -> None:
     """Raises NotFound or Forbidden unless the actor may have the image's data.
 
     `get_image` is only asked where `download_image` refuses: whether that is a 403 or a 404.

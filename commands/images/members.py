@@ -2,17 +2,18 @@
 
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from calotype.commands.context import CommandContext
 from calotype.commands.errors import Forbidden, Invalid, LimitExceeded, NotFound
 from calotype.commands.images import fields as rules
-from calotype.commands.images.image import Image, image_uuid
+from calotype.commands.images.image import Image
 from calotype.commands.policy.actor import Actor, Cause, Target, refused
 from calotype.commands.policy.policy import allows, require
 
 
 async def add_member(
-    context: CommandContext, actor: Actor, cause: Cause, image_id: str, body: dict[str, Any]
+    context: CommandContext, actor: Actor, cause: Cause, image_id: UUID, body: dict[str, Any]
 ) -> tuple[Image, str]:
     """Offers the image to the project named in the body; returns it and that name."""
     if "member" not in body:
@@ -36,14 +37,14 @@ async def add_member(
         image.add_member(cause, name)
 
     allowed = partial(require_member_rule, actor, "add_member")
-    return await context.log.change(image_uuid(image_id), allowed, add), name
+    return await context.log.change(image_id, allowed, add), name
 
 
 async def set_member_status(
     context: CommandContext,
     actor: Actor,
     cause: Cause,
-    image_id: str,
+    image_id: UUID,
     member: str,
     body: dict[str, Any],
 ) -> Image:
@@ -59,7 +60,7 @@ async def set_member_status(
         image.set_member_status(cause, member, status)
 
     allowed = partial(require_answer, actor, member)
-    image: Image = await context.log.change(image_uuid(image_id), allowed, answer)
+    image: Image = await context.log.change(image_id, allowed, answer)
     return image
 
 
@@ -72,11 +73,11 @@ def require_answer(actor: Actor, member: str, image: Target | None) -> None:
 
 
 async def remove_member(
-    context: CommandContext, actor: Actor, cause: Cause, image_id: str, member: str
+    context: CommandContext, actor: Actor, cause: Cause, image_id: UUID, member: str
 ) -> None:
     """Withdraws the offer; only the owner or an administrator may."""
     allowed = partial(require_removal, actor, member)
-    await context.log.change(image_uuid(image_id), allowed, Image.remove_member, cause, member)
+    await context.log.change(image_id, allowed, Image.remove_member, cause, member)
 
 
 def require_removal(actor: Actor, member: str, image: Target | None) -> None:

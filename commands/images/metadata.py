@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
+from uuid import UUID
 
 from calotype.commands.context import CommandContext, new_id
 from calotype.commands.errors import Conflict, Forbidden
 from calotype.commands.images import fields as rules
-from calotype.commands.images.image import Image, create, image_uuid
+from calotype.commands.images.image import Image, create
 from calotype.commands.images.locations import Place, change_locations, measure_places
 from calotype.commands.policy.actor import Actor, Cause, NewImage, Target, refused
 from calotype.commands.policy.policy import require, require_new
@@ -70,7 +71,7 @@ async def update_image(
     context: CommandContext,
     actor: Actor,
     cause: Cause,
-    image_id: str,
+    image_id: UUID,
     operations: Sequence[Operation],
 ) -> Image:
     """Applies all operations of a PATCH as one change, or none of them.
@@ -81,10 +82,10 @@ async def update_image(
     places: dict[str, Place] = {}
     if any(operation.path[0] == "locations" for operation in operations):
         # First of all, because who may not change the image must not have us look at any place.
-        allowed(await context.log.load(image_uuid(image_id)))
+        allowed(await context.log.load(image_id))
         places = await measure_places(context, operations)
     image: Image = await context.log.change(
-        image_uuid(image_id), allowed, _patch, actor, cause, operations, places, context
+        image_id, allowed, _patch, actor, cause, operations, places, context
     )
     return image
 
@@ -190,7 +191,7 @@ def require_visibility(actor: Actor, image: Target, visibility: str) -> None:
 
 
 async def add_tag(
-    context: CommandContext, actor: Actor, cause: Cause, image_id: str, tag: str
+    context: CommandContext, actor: Actor, cause: Cause, image_id: UUID, tag: str
 ) -> None:
     """Adds one tag; one that is there already is no change."""
     rules.check_tag(tag)
@@ -202,24 +203,24 @@ async def add_tag(
             _check_document(image, after, context)
         image.add_tag(cause, tag)
 
-    await context.log.change(image_uuid(image_id), partial(require, actor, "modify_image"), add)
+    await context.log.change(image_id, partial(require, actor, "modify_image"), add)
 
 
 async def remove_tag(
-    context: CommandContext, actor: Actor, cause: Cause, image_id: str, tag: str
+    context: CommandContext, actor: Actor, cause: Cause, image_id: UUID, tag: str
 ) -> None:
     """Removes one tag. Raises NotFound when it is not there."""
     allowed = partial(require, actor, "modify_image")
-    await context.log.change(image_uuid(image_id), allowed, Image.remove_tag, cause, tag)
+    await context.log.change(image_id, allowed, Image.remove_tag, cause, tag)
 
 
-async def deactivate(context: CommandContext, actor: Actor, cause: Cause, image_id: str) -> None:
+async def deactivate(context: CommandContext, actor: Actor, cause: Cause, image_id: UUID) -> None:
     """Hides the data from all but administrators."""
     allowed = partial(require, actor, "deactivate")
-    await context.log.change(image_uuid(image_id), allowed, Image.deactivate, cause)
+    await context.log.change(image_id, allowed, Image.deactivate, cause)
 
 
-async def reactivate(context: CommandContext, actor: Actor, cause: Cause, image_id: str) -> None:
+async def reactivate(context: CommandContext, actor: Actor, cause: Cause, image_id: UUID) -> None:
     """Makes the data available again."""
     allowed = partial(require, actor, "reactivate")
-    await context.log.change(image_uuid(image_id), allowed, Image.reactivate, cause)
+    await context.log.change(image_id, allowed, Image.reactivate, cause)

@@ -1,12 +1,12 @@
 """The past: the history of an image, and images as they were at a moment."""
 
 from typing import Any
+from uuid import UUID
 
 import orjson
 from aiohttp import web
 
 from calotype.commands.errors import Forbidden, Invalid, NotFound
-from calotype.commands.images.image import image_uuid
 from calotype.commands.policy.actor import Actor, refused
 from calotype.commands.policy.policy import allows, as_auditor, require_call
 from calotype.commands.policy.protections import readable_by
@@ -40,7 +40,7 @@ async def history(call: Call) -> web.Response:
     limit = page_limit(given, max(api.default_limit, 1), api.max_limit)
     found = await history_of(
         api.context.log.recorder,
-        image_uuid(call.image_id),
+        call.image_id,
         after=positions.decode(given["after"], "after") if "after" in given else 0,
         limit=limit,
         readable=readable_by(call.actor),
@@ -95,7 +95,7 @@ async def diff(call: Call) -> web.Response:
     """GET /log/v1/images/{image_id}/diff?from=&to=: what turns the one state into the other."""
     given = parameters(call, "from", "to")
     positions = await call.api.moments.positions()
-    body: dict[str, Any] = {"image_id": call.image_id}
+    body: dict[str, Any] = {"image_id": str(call.image_id)}
     documents = []
     for name in ("from", "to"):
         moment = await _moment(call, given, name)
@@ -109,14 +109,14 @@ async def diff(call: Call) -> web.Response:
 
 async def _document_then(call: Call, moment: Moment) -> bytes | None:
     actor = as_auditor(call.actor)
-    row = await call.api.queries.image_then(image_uuid(call.image_id), actor, moment)
+    row = await call.api.queries.image_then(call.image_id, actor, moment)
     if row is None:
         return None
     document = readable_document(row.document.encode(), readable_by(call.actor))
     return shown(call.api, actor, document, row.locations, row.status)
 
 
-def _allowed(actor: Actor, found: History | None, image_id: str) -> History:
+def _allowed(actor: Actor, found: History | None, image_id: UUID) -> History:
     if found is not None and actor.policy.holds("get_image_history", actor, found.image):
         return found
     if (

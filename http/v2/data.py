@@ -17,7 +17,6 @@ from calotype.commands.errors import (
 )
 from calotype.commands.images.data import refusal_of, upload_data
 from calotype.commands.images.download import require_download
-from calotype.commands.images.image import image_uuid
 from calotype.commands.images.places import url_now
 from calotype.http.middleware import (
     Call,
@@ -96,7 +95,7 @@ async def download(call: Call) -> web.StreamResponse:
     """GET /v2/images/{image_id}/file, whole or one range."""
     if "prefer" in call.request.query:
         raise Invalid("Parameter 'prefer' needs several stores; there is only one here.")
-    row = await call.api.queries.image_data(image_uuid(call.image_id), call.actor.project)
+    row = await call.api.queries.image_data(call.image_id, call.actor.project)
     require_download(call.actor, row, call.image_id)
     assert row is not None
     places = orjson.loads(row.locations)
@@ -112,7 +111,7 @@ async def _send_from(
     span: tuple[int, int] | None,
 ) -> web.StreamResponse:
     """Tries each place in turn; 204 when the bytes are missing in all of them."""
-    api, image_id = call.api, image_uuid(call.image_id)
+    api, image_id = call.api, call.image_id
     start, stop = span or (0, row.size or 0)
     failure: CalotypeError | None = None
     for place in places:

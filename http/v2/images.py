@@ -5,7 +5,7 @@ from aiohttp import web
 
 from calotype.commands.errors import Invalid
 from calotype.commands.images import deletion, metadata
-from calotype.commands.images.image import Image, image_uuid
+from calotype.commands.images.image import Image
 from calotype.commands.images.places import places_now
 from calotype.commands.policy.actor import Actor
 from calotype.commands.policy.policy import require, require_call
@@ -33,7 +33,7 @@ async def create(call: Call) -> web.Response:
 async def show(call: Call) -> web.Response:
     """GET /v2/images/{image_id}."""
     api, actor, image_id = call.api, call.actor, call.image_id
-    row = await api.queries.image(image_uuid(image_id), actor.project)
+    row = await api.queries.image(image_id, actor.project)
     require(actor, "get_image", row, f"No image found with ID {image_id}")
     assert row is not None
     document = readable_document(row.document.encode(), readable_by(actor))

@@ -4,7 +4,6 @@ from aiohttp import web
 
 from calotype.commands.errors import Forbidden, NotFound
 from calotype.commands.images import members
-from calotype.commands.images.image import image_uuid
 from calotype.commands.policy.policy import allows, require
 from calotype.http.middleware import (
     Call,
@@ -64,11 +63,11 @@ async def remove(call: Call) -> None:
 
 async def _visible_members(call: Call) -> tuple[ImageRow, dict[str, str]]:
     """The image, and the document of each of its members that rules may let the caller see."""
-    actor, aggregate_id = call.actor, image_uuid(call.image_id)
-    row = await call.api.queries.image(aggregate_id, actor.project)
+    actor, image_id = call.actor, call.image_id
+    row = await call.api.queries.image(image_id, actor.project)
     require(actor, "get_image", row)
     assert row is not None
-    known = dict(await call.api.queries.members(aggregate_id))
+    known = dict(await call.api.queries.members(image_id))
     if not actor.is_admin and actor.project != row.owner:
         known = {member: known[member] for member in known if member == actor.project}
     return row, known

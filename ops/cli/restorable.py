@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import orjson
 import typer
@@ -23,6 +24,7 @@ from calotype.commands.context import CommandContext, cause_of, new_id
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images import deletion
 from calotype.commands.images.events import clock_text
+from calotype.commands.images.image import image_uuid
 from calotype.commands.policy.actor import Actor, Cause, with_implied
 from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.settings.settings import SettingsError, load_settings
@@ -39,7 +41,7 @@ FromOption = Annotated[
 ]
 ToOption = Annotated[str | None, typer.Option("--to", help="Deleted before this time (RFC 3339).")]
 
-Act = Callable[[CommandContext, Actor, Cause, str], Awaitable[object]]
+Act = Callable[[CommandContext, Actor, Cause, UUID], Awaitable[object]]
 
 
 def restorable(
@@ -127,7 +129,7 @@ def purge(
     Exits with 1 when one of them cannot be purged; the others are, all the same.
     """
 
-    async def one(context: CommandContext, actor: Actor, cause: Cause, image_id: str) -> None:
+    async def one(context: CommandContext, actor: Actor, cause: Cause, image_id: UUID) -> None:
         await deletion.purge_image(context, actor, cause, image_id, reason)
 
     async def run() -> int:
@@ -142,7 +144,7 @@ async def _each(context: CommandContext, ids: list[str], act: Act, done: str) ->
     failures = 0
     for image_id in ids:
         try:
-            await act(context, actor, cause_of(actor, "req-" + new_id()), image_id)
+            await act(context, actor, cause_of(actor, "req-" + new_id()), image_uuid(image_id))
             typer.echo(f"{done} {image_id}")
         except CalotypeError as error:
             failures += 1

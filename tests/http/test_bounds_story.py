@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any
+from uuid import UUID
 
 from aiohttp.test_utils import TestServer
 
@@ -77,11 +78,13 @@ async def test_former_members_are_remembered_within_bounds(open_cloud):
             assert "limits.image_document_bytes" in answer.text
             refused += 1
             continue
-        await remove_member(cloud.context, SYSTEM, cause_of(SYSTEM, "req-1"), image["id"], name)
+        await remove_member(
+            cloud.context, SYSTEM, cause_of(SYSTEM, "req-1"), UUID(image["id"]), name
+        )
     assert refused == 40 - 19
     # Whoever was a member comes back, however many there are.
     cause = cause_of(SYSTEM, "req-1")
-    await add_member(cloud.context, SYSTEM, cause, image["id"], {"member": f"{0:0100}"})
+    await add_member(cloud.context, SYSTEM, cause, UUID(image["id"]), {"member": f"{0:0100}"})
 
 
 async def test_locations_are_bounded_too(open_cloud):
