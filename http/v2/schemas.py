@@ -17,30 +17,18 @@ _STATUSES = (
 )  # fmt: skip
 
 
-def _text(description: str, longest: int = 255, **more: Any) -> dict[str, Any]:
-    return {"type": "string", "description": description, "maxLength": longest, **more}
+def _property(kind: str, description: str, **more: Any) -> dict[str, Any]:
+    """`kind` is a JSON type, or several with blanks between them."""
+    kinds = kind.split()
+    return {"type": kind if len(kinds) == 1 else kinds, "description": description, **more}
 
 
-def _maybe_text(description: str, longest: int = 255, **more: Any) -> dict[str, Any]:
-    return {**_text(description, longest, **more), "type": ["null", "string"]}
+def _read_only(kind: str, description: str, **more: Any) -> dict[str, Any]:
+    """A field that only the service sets."""
+    return _property(kind, description, readOnly=True, **more)
 
 
-def _set_by_service(schema: dict[str, Any]) -> dict[str, Any]:
-    return {**schema, "readOnly": True}
-
-
-def _time(description: str) -> dict[str, Any]:
-    return {"type": "string", "description": description}
-
-
-def _count(description: str) -> dict[str, Any]:
-    return {"type": "integer", "description": description, "maximum": 2147483647, "minimum": 0}
-
-
-def _link(description: str) -> dict[str, Any]:
-    return _set_by_service({"type": "string", "description": description})
-
-
+_COUNT = {"maximum": 2147483647, "minimum": 0}
 _LOCATION = {
     "type": "object",
     "required": ["url", "metadata"],
@@ -63,98 +51,66 @@ _LOCATION = {
 }
 
 BASE_PROPERTIES: dict[str, Any] = {
-    "id": _text("Identifies the image; a UUID.", 36, pattern=_UUID_PATTERN),
-    "name": _maybe_text("What people call the image."),
-    "status": _set_by_service(
-        {"type": "string", "description": "Where the image is in its life.", "enum": _STATUSES}
+    "id": _property("string", "Identifies the image; a UUID.", maxLength=36, pattern=_UUID_PATTERN),
+    "name": _property("null string", "What people call the image.", maxLength=255),
+    "status": _read_only("string", "Where the image is in its life.", enum=_STATUSES),
+    "visibility": _property("string", "Who may see the image.", enum=VISIBILITIES),
+    "protected": _property("boolean", "Refuses deletion while true."),
+    "os_hidden": _property("boolean", "Keeps the image out of ordinary lists."),
+    "checksum": _read_only("null string", "MD5 of the data, in hexadecimal.", maxLength=32),
+    "os_hash_algo": _read_only("null string", "The algorithm of os_hash_value.", maxLength=64),
+    "os_hash_value": _read_only("null string", "Hash of the data, in hexadecimal.", maxLength=128),
+    "owner": _property("null string", "The project that the image belongs to.", maxLength=255),
+    "size": _read_only("null integer", "Bytes of data."),
+    "virtual_size": _read_only("null integer", "Bytes of the disk that the data describes."),
+    "container_format": _property(
+        "null string", "What is wrapped around the disk.", enum=[None, *FORMATS.container]
     ),
-    "visibility": {
-        "type": "string",
-        "description": "Who may see the image.",
-        "enum": VISIBILITIES,
-    },
-    "protected": {"type": "boolean", "description": "Refuses deletion while true."},
-    "os_hidden": {"type": "boolean", "description": "Keeps the image out of ordinary lists."},
-    "checksum": _set_by_service(_maybe_text("MD5 of the data, in hexadecimal.", 32)),
-    "os_hash_algo": _set_by_service(_maybe_text("The algorithm of os_hash_value.", 64)),
-    "os_hash_value": _set_by_service(_maybe_text("Hash of the data, in hexadecimal.", 128)),
-    "owner": _maybe_text("The project that the image belongs to."),
-    "size": _set_by_service({"type": ["null", "integer"], "description": "Bytes of data."}),
-    "virtual_size": _set_by_service(
-        {"type": ["null", "integer"], "description": "Bytes of the disk that the data describes."}
+    "disk_format": _property(
+        "null string", "How the disk is written down.", enum=[None, *FORMATS.disk]
     ),
-    "container_format": {
-        "type": ["null", "string"],
-        "description": "What is wrapped around the disk.",
-        "enum": [None, *FORMATS.container],
-    },
-    "disk_format": {
-        "type": ["null", "string"],
-        "description": "How the disk is written down.",
-        "enum": [None, *FORMATS.disk],
-    },
-    "created_at": _set_by_service(_time("When the image was registered.")),
-    "updated_at": _set_by_service(_time("When the image was last changed.")),
-    "tags": {
-        "type": "array",
-        "description": "Labels.",
-        "items": {"type": "string", "maxLength": 255},
-    },
-    "direct_url": _link("Where the data is, for those who may fetch it themselves."),
-    "min_ram": _count("MiB of memory that a server needs to boot the image."),
-    "min_disk": _count("GiB of disk that a server needs to boot the image."),
-    "self": _link("Path of the image."),
-    "file": _link("Path of the image's data."),
-    "stores": _link("The stores that hold the data, separated by commas."),
-    "schema": _link("Path of this schema."),
-    "locations": {
-        "type": "array",
-        "description": "All places that hold the data.",
-        "items": _LOCATION,
-    },
+    "created_at": _read_only("string", "When the image was registered."),
+    "updated_at": _read_only("string", "When the image was last changed."),
+    "tags": _property("array", "Labels.", items={"type": "string", "maxLength": 255}),
+    "direct_url": _read_only("string", "Where the data is, for those who may fetch it themselves."),
+    "min_ram": _property(
+        "integer", "MiB of memory that a server needs to boot the image.", **_COUNT
+    ),
+    "min_disk": _property(
+        "integer", "GiB of disk that a server needs to boot the image.", **_COUNT
+    ),
+    "self": _read_only("string", "Path of the image."),
+    "file": _read_only("string", "Path of the image's data."),
+    "stores": _read_only("string", "The stores that hold the data, separated by commas."),
+    "schema": _read_only("string", "Path of this schema."),
+    "locations": _property("array", "All places that hold the data.", items=_LOCATION),
 }
 """The fields that every image has."""
 
 SITE_PROPERTIES: dict[str, Any] = {
-    "kernel_id": {
-        "type": ["null", "string"],
-        "pattern": _UUID_PATTERN,
-        "description": "The image with the kernel to boot, for an AMI-style image.",
-    },
-    "ramdisk_id": {
-        "type": ["null", "string"],
-        "pattern": _UUID_PATTERN,
-        "description": "The image with the ramdisk to boot, for an AMI-style image.",
-    },
-    "instance_uuid": {
-        "type": "string",
-        "description": "The server that this image was made of.",
-    },
-    "architecture": {
-        "type": "string",
-        "description": "The processor architecture that the image needs.",
-    },
-    "os_distro": {
-        "type": "string",
-        "description": "The operating system's distribution, in lower case.",
-    },
-    "os_version": {
-        "type": "string",
-        "description": "The operating system's version.",
-    },
-    "description": {
-        "type": "string",
-        "description": "What the image is, for people.",
-    },
-    "cinder_encryption_key_id": {
-        "type": "string",
-        "description": "The key of an encrypted volume that was uploaded as this image.",
-    },
-    "cinder_encryption_key_deletion_policy": {
-        "type": "string",
-        "description": "Whether that key goes when the image goes.",
-        "enum": ["on_image_deletion", "do_not_delete"],
-    },
+    "kernel_id": _property(
+        "null string",
+        "The image with the kernel to boot, for an AMI-style image.",
+        pattern=_UUID_PATTERN,
+    ),
+    "ramdisk_id": _property(
+        "null string",
+        "The image with the ramdisk to boot, for an AMI-style image.",
+        pattern=_UUID_PATTERN,
+    ),
+    "instance_uuid": _property("string", "The server that this image was made of."),
+    "architecture": _property("string", "The processor architecture that the image needs."),
+    "os_distro": _property("string", "The operating system's distribution, in lower case."),
+    "os_version": _property("string", "The operating system's version."),
+    "description": _property("string", "What the image is, for people."),
+    "cinder_encryption_key_id": _property(
+        "string", "The key of an encrypted volume that was uploaded as this image."
+    ),
+    "cinder_encryption_key_deletion_policy": _property(
+        "string",
+        "Whether that key goes when the image goes.",
+        enum=["on_image_deletion", "do_not_delete"],
+    ),
 }
 """Custom properties whose form is agreed on everywhere."""
 
@@ -162,16 +118,12 @@ READ_ONLY = frozenset(name for name, schema in BASE_PROPERTIES.items() if schema
 """The fields that only the service sets."""
 
 _MEMBER_PROPERTIES = {
-    "created_at": {"type": "string", "description": "When the project was invited."},
-    "image_id": {"type": "string", "pattern": _UUID_PATTERN, "description": "The shared image."},
-    "member_id": {"type": "string", "description": "The invited project."},
+    "created_at": _property("string", "When the project was invited."),
+    "image_id": _property("string", "The shared image.", pattern=_UUID_PATTERN),
+    "member_id": _property("string", "The invited project."),
     "schema": {"type": "string", "readOnly": True},
-    "status": {
-        "type": "string",
-        "description": "What the project answered.",
-        "enum": MEMBER_STATUSES,
-    },
-    "updated_at": {"type": "string", "description": "When that last changed."},
+    "status": _property("string", "What the project answered.", enum=MEMBER_STATUSES),
+    "updated_at": _property("string", "When that last changed."),
 }
 
 
