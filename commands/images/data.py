@@ -7,7 +7,7 @@ log knows where bytes may lie and which process was writing them.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -34,32 +34,26 @@ from calotype.stores.images import pipe
 from calotype.stores.images.inspecting import Claim, ContentRefused
 from calotype.stores.images.threads import threads_of
 
-STORE_REFUSALS: dict[type[stores.StoreError], type[CalotypeError]] = {
-    stores.StoreFull: LimitExceeded,
-    stores.StoreForbidden: Unavailable,
-    stores.DataExists: Conflict,
-    stores.StoreUnavailable: Unavailable,
-    stores.DataMissing: Gone,
-    pipe.TooLarge: LimitExceeded,
-    pipe.SizeMismatch: Invalid,
-    pipe.DigestMismatch: Invalid,
-    ContentRefused: UnsupportedMedia,
+_REFUSALS: dict[type[stores.StoreError], tuple[type[CalotypeError], str]] = {
+    stores.StoreFull: (LimitExceeded, "Store '{}' has no space left for this."),
+    stores.StoreForbidden: (Unavailable, "Store '{}' refuses this service."),
+    stores.DataExists: (Conflict, "Store '{}' has other data in this place already."),
+    stores.DataMissing: (Gone, "Store '{}' no longer has this data."),
+    stores.StoreUnavailable: (
+        Unavailable,
+        "Store '{}' cannot be reached; try again later.",
+    ),
+    # These explain themselves: they are about what the caller has sent.
+    pipe.TooLarge: (LimitExceeded, ""),
+    pipe.SizeMismatch: (Invalid, ""),
+    pipe.DigestMismatch: (Invalid, ""),
+    ContentRefused: (UnsupportedMedia, ""),
 }
-
-
+"""The domain's error for each error of a store, and its text with the store's name."""
 _LEASE_PATIENCE_SECONDS = 5.0
 """How long an upload that has come waits for the log to say that this process lives."""
 LARGEST_BYTES = 1 << 50
 """No image is larger, whatever the limits, so that sums of announced sizes stay countable."""
-
-
-_STORE_TROUBLE: dict[type[stores.StoreError], str] = {
-    stores.StoreFull: "Store '{}' has no space left for this.",
-    stores.StoreForbidden: "Store '{}' refuses this service.",
-    stores.DataExists: "Store '{}' has other data in this place already.",
-    stores.DataMissing: "Store '{}' no longer has this data.",
-    stores.StoreUnavailable: "Store '{}' cannot be reached; try again later.",
-}
 
 log = structlog.get_logger("calotype.data")
 
@@ -69,14 +63,12 @@ def refusal_of(error: stores.StoreError, store: str) -> CalotypeError:
 
     Clients learn the store's name; its directory or address is for the service's own log.
     """
-    refusal = next(
-        (r for kind, r in STORE_REFUSALS.items() if isinstance(error, kind)), Unavailable
+    refusal, sentence = next(
+        (found for kind, found in _REFUSALS.items() if isinstance(error, kind)), (Unavailable, "")
     )
-    for kind, sentence in _STORE_TROUBLE.items():
-        if isinstance(error, kind):
-            log.warning("store refused", store=store, error=str(error))
-            return refusal(sentence.format(store))
-    return refusal(str(error))
+    if sentence:
+        log.warning("store refused", store=store, error=str(error))
+    return refusal(sentence.format(store) or str(error))
 
 
 async def upload_data(
@@ -103,11 +95,10 @@ async def upload_data(
     driver = context.stores[context.default_store]
     _expect_answers(context, driver)
     key = f"{image_id}-{upload_id}"
-    leave = _Leave(context, image_id, upload_id)
     # Known as running before the intent is on record, so that no sweep takes it for a dead one.
     context.uploads.add(upload_id)
     try:
-        image: Image = await context.log.change(
+        image = await context.log.change(
             image_id,
             partial(require, actor, "upload_image"),
             Image.start_upload,
@@ -118,7 +109,7 @@ async def upload_data(
             holder=context.process_id,
             announced_size=size_bytes,
         )
-        try:
+        async with _given_up_on_failure(context, cause, image_id, upload_id):
             written = await pipe.write(
                 driver,
                 key,
@@ -129,34 +120,45 @@ async def upload_data(
                 expected={"md5": md5} if md5 else {},
                 claim=_claim(context, image),
                 room=_room(context, image, size_bytes),
-                leave=leave,
+                leave=_Leave(context, image_id, upload_id),
             )
             outcome = _outcome(upload_id, written, context.hash_algorithm)
             change = Image.store_data
-            image = await context.log.change(image_id, _expect_image, change, cause, **outcome)
-            return image
-        except BaseException as error:
-            refusal: BaseException = error
-            if isinstance(error, stores.StoreError):
-                refusal = refusal_of(error, context.default_store)
-            # Shielded, because most clients that are here went away. What fails now (the log is
-            # down, say) is done later: the intent is on record, but no longer in `uploads`.
-            with suppress(Exception):
-                await asyncio.shield(_end(context, cause, image_id, upload_id, refusal))
-            if refusal is not error:
-                raise refusal from error
-            raise
+            return await context.log.change(image_id, expect_image, change, cause, **outcome)
     finally:
         context.uploads.discard(upload_id)
 
 
-class _Leave:
-    """The leave to let an upload's bytes appear: this process must be sure that it still holds it.
+@asynccontextmanager
+async def _given_up_on_failure(
+    context: CommandContext, cause: Cause, aggregate_id: UUID, upload_id: str
+) -> AsyncIterator[None]:
+    """Around what follows an intent on record: whatever fails, the upload is given up.
 
-    While its lease cannot have run out nobody gives up its uploads. After a lapse somebody may
-    have, so the log is asked once more, under the lease that was taken anew. What is left is the
-    moment between the last look at the lease and the store's own: whoever stands still just there
-    finds the outcome refused, and removes what it has written.
+    Raises the failure, one of the store as the domain's error for it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        refusal: BaseException = error
+        if isinstance(error, stores.StoreError):
+            refusal = refusal_of(error, context.default_store)
+        # Shielded, because most clients of a broken upload went away. What fails now (the log is
+        # down, say) is done later: the intent is on record, but no longer in `uploads`.
+        with suppress(Exception):
+            await asyncio.shield(_end(context, cause, aggregate_id, upload_id, refusal))
+        if refusal is not error:
+            raise refusal from error
+        raise
+
+
+class _Leave:
+    """The leave to let an upload's bytes appear: no other process may have given the upload up.
+
+    While this process's lease cannot have run out, no other gives its uploads up. After a lapse
+    one may have, so the log is asked once more, under the lease that was taken again. What is left
+    is the moment between the last check of the lease and the store's own commit: a process that is
+    held up just there finds the outcome refused, and removes what it has written.
     """
 
     def __init__(self, context: CommandContext, aggregate_id: UUID, upload_id: str) -> None:
@@ -174,7 +176,7 @@ class _Leave:
             async with asyncio.timeout(_LEASE_PATIENCE_SECONDS):
                 await lease.held()
                 lapses = lease.lapses
-                image: Image | None = await self._context.log.load(self._aggregate_id)
+                image = await self._context.log.load(self._aggregate_id)
         except Exception as error:
             raise Unavailable("The log cannot be reached to finish the upload.") from error
         if image is None or image.status != "saving" or image.upload_id != self._upload_id:
@@ -195,7 +197,7 @@ async def _end(
     upload_id: str,
     refusal: BaseException,
 ) -> None:
-    """Gives the upload up, and sees to it that nothing stays that it may have written."""
+    """Gives the upload up, and removes whatever it may have written."""
     stray = (context.default_store, aggregate_id, upload_id)
     context.strays.add(stray)
     image = await give_up_upload(context, cause, aggregate_id, upload_id, _reason(refusal))
@@ -205,8 +207,8 @@ async def _end(
     context.strays.discard(stray)
     if not isinstance(refusal, Unavailable):
         await remove_garbage(context, image)
-    elif not context.garbage.full():
-        context.garbage.put_nowait(image)  # Nobody waits for a store that has just failed.
+    else:
+        hand_over_garbage(context, image)  # No caller waits for a store that has just failed.
 
 
 def _knows(image: Image, upload_id: str) -> bool:
@@ -220,15 +222,20 @@ async def give_up_upload(
 
     No change where that upload is not under way any more.
     """
-    image: Image = await context.log.change(
-        aggregate_id, _expect_image, Image.fail_upload, cause, upload_id=upload_id, reason=reason
+    return await context.log.change(
+        aggregate_id, expect_image, Image.fail_upload, cause, upload_id=upload_id, reason=reason
     )
-    return image
 
 
 def garbage_of(image: Image) -> list[Blob]:
-    """What may be removed: bytes that nobody stands on, and nobody writes any more."""
+    """What may be removed: bytes that no image uses, and no process writes any more."""
     return [blob for blob in image.blobs.values() if blob.state == DOOMED and not blob.holder]
+
+
+def hand_over_garbage(context: CommandContext, image: Image) -> None:
+    """Lets the sweeper begin at once; what does not fit its queue it finds by itself."""
+    if any(blob.state == DOOMED for blob in image.blobs.values()) and not context.garbage.full():
+        context.garbage.put_nowait(image)
 
 
 async def remove_garbage(context: CommandContext, image: Image) -> int:
@@ -255,7 +262,7 @@ async def remove_blob(context: CommandContext, image: Image, blob: Blob) -> int:
     was_there = await threads_of(driver).call(_clear, driver, url)
     await context.log.change(
         image.id,
-        _expect_image,
+        expect_image,
         Image.note_data_removed,
         cause_of(SYSTEM, "req-" + new_id()),
         url=blob.url,
@@ -350,7 +357,8 @@ def _outcome(upload_id: str, written: pipe.Written, hash_algorithm: str) -> dict
     }
 
 
-def _expect_image(image: Image | None) -> None:
+def expect_image(image: Image | None) -> None:
+    """Raises Gone where there is no image; the check of changes that nobody has to be allowed."""
     if image is None:
         raise Gone("The image has no events.")
 

@@ -12,11 +12,11 @@ from uuid import UUID
 
 from calotype.commands.context import SYSTEM, CommandContext, cause_of, new_id
 from calotype.commands.errors import Conflict, Forbidden, Gone, Invalid, NotFound
-from calotype.commands.images.data import refusal_of
+from calotype.commands.images.data import expect_image, hand_over_garbage, refusal_of
 from calotype.commands.images.events import Purged, Restored, clock_text
 from calotype.commands.images.fields import check_text
 from calotype.commands.images.image import Image
-from calotype.commands.images.image_state import DOOMED, RETAINED, Deletion
+from calotype.commands.images.image_state import RETAINED, Deletion
 from calotype.commands.images.places import url_now
 from calotype.commands.policy.actor import Actor, Cause, refused
 from calotype.commands.policy.policy import allows, require
@@ -31,14 +31,14 @@ async def delete_image(
 
     Bytes that are not retained become garbage.
     """
-    image: Image = await context.log.change(
+    image = await context.log.change(
         image_id,
         partial(require, actor, "delete_image"),
         Image.delete,
         cause,
         retention_seconds=context.retention_seconds,
     )
-    _hand_over_garbage(context, image)
+    hand_over_garbage(context, image)
     return image
 
 
@@ -48,18 +48,16 @@ async def restore_image(
     """Takes the deletion back: the image is as it was, under its id, with its bytes.
 
     An upload that was under way has ended; such an image is queued. Raises NotFound, Forbidden,
-    Conflict for an image that is not deleted, Gone when there is nothing to come back to any
-    more, LimitExceeded when its owner has no room for it, and Unavailable while its store cannot
-    be asked.
+    Conflict for an image that is not deleted, Gone when its data is no longer kept,
+    LimitExceeded when its owner has no room for it, and Unavailable while its store is silent.
     """
     allowed = partial(require_deleted, actor, "restore_image", image_id)
-    image: Image | None = await context.log.load(image_id)
+    image = await context.log.load(image_id)
     allowed(image)
     assert image is not None
     _require_open(image, datetime.now(UTC))
     await _require_bytes(context, image)
-    restored: Image = await context.log.change(image_id, allowed, restore, cause)
-    return restored
+    return await context.log.change(image_id, allowed, restore, cause)
 
 
 async def purge_image(
@@ -70,28 +68,27 @@ async def purge_image(
     Raises NotFound, Forbidden, Conflict for an image that is not deleted, Gone when nothing was
     kept, and Invalid for a reason that is not text of 1 to 255 characters.
     """
-    told = check_text("reason", reason).strip()
-    if not told:
+    given = check_text("reason", reason).strip()
+    if not given:
         raise Invalid("Property 'reason' must not be empty: say why, for the record.", "reason")
-    image: Image = await context.log.change(
+    image = await context.log.change(
         image_id,
         partial(require_deleted, actor, "purge_image", image_id),
         purge,
         cause,
-        reason=f"purged: {told}",
+        reason=f"purged: {given}",
     )
-    _hand_over_garbage(context, image)
+    hand_over_garbage(context, image)
     return image
 
 
-async def end_retention(context: CommandContext, aggregate_id: UUID) -> Image:
+async def end_retention(context: CommandContext, image_id: UUID) -> Image:
     """Gives up what an image has kept if its window is over; no change if it is not."""
     cause = cause_of(SYSTEM, "req-" + new_id())
-    image: Image = await context.log.change(aggregate_id, _expect_any, _purge_when_over, cause)
-    return image
+    return await context.log.change(image_id, expect_image, _purge_when_over, cause)
 
 
-# ---- wishes ----
+# ---- decisions ----
 
 
 def restore(image: Image, cause: Cause) -> None:
@@ -125,7 +122,7 @@ def _purge_when_over(image: Image, cause: Cause) -> None:
         purge(image, cause, reason=f"retention was over at {deletion.retained_until}")
 
 
-# ---- what they ask ----
+# ---- what must hold ----
 
 
 def _require_kept(image: Image) -> Deletion:
@@ -195,15 +192,3 @@ def require_deleted(actor: Actor, rule: str, image_id: UUID, image: Image | None
             raise refused(refusal, actor, rule)
         raise refused(NotFound(f"No image found with ID {image_id}"), actor, rule)
     raise NotFound(f"No image found with ID {image_id}")
-
-
-def _expect_any(image: Image | None) -> None:
-    if image is None:
-        raise Gone("The image has no events.")
-
-
-def _hand_over_garbage(context: CommandContext, image: Image) -> None:
-    """Lets the sweeper begin at once; what does not fit its queue it finds by itself."""
-    garbage = any(blob.state == DOOMED for blob in image.blobs.values())
-    if garbage and not context.garbage.full():
-        context.garbage.put_nowait(image)

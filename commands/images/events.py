@@ -59,6 +59,9 @@ class Created(ImageEvent, Aggregate.Created):
     tags: FreeText[list[str]]
     properties: FreeText[dict[str, str | None]]
 
+    def apply(self, image: ImageState) -> None:
+        image.created_at = api_time(self.timestamp)
+
 
 class Updated(ImageEvent):
     """Metadata changed: base fields, custom properties, and the whole tag list if given."""

@@ -6,8 +6,8 @@ transitions follow the Image API v2.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from eventsourcing.domain import Aggregate, CanCreateTimestamp
@@ -24,37 +24,8 @@ class Image(ImageState, Aggregate):
 
     TOPIC = "image"
 
-    Event: TypeAlias = events.ImageEvent
-    Created: TypeAlias = events.Created
-
-    def __init__(
-        self,
-        image_id: str,
-        fields: dict[str, Any],
-        tags: list[str],
-        properties: dict[str, str | None],
-        timestamp: datetime,
-    ) -> None:
-        """The state right after `image.created`; the library calls this with the event's facts."""
-        self.image_id = image_id
-        self.status = "queued"
-        self.fields = dict(fields)
-        self.tags = list(tags)
-        self.properties = dict(properties)
-        self.created_at = api_time(timestamp)
-        self.changed_on = timestamp
-        self.size = None
-        self.virtual_size = None
-        self.checksum = None
-        self.os_hash_algo = None
-        self.os_hash_value = None
-        self.upload_id = None
-        self.announced_size = None
-        self.members = {}
-        self.former_members = {}
-        self.blobs = {}
-        self.locations = []
-        self.deletion = None
+    Event = events.ImageEvent
+    Created = events.Created
 
     # ---- what is known ----
 

@@ -55,30 +55,34 @@ class Member:
 class ImageState:
     """All that an image remembers. Only the `apply` of an event changes it."""
 
-    image_id: str
-    status: str
-    fields: dict[str, Any]
-    tags: list[str]
-    properties: dict[str, str | None]
-    created_at: str
-    changed_on: datetime
-    """When the image itself last changed; its members do not count."""
-    size: int | None
-    virtual_size: int | None
-    checksum: str | None
-    os_hash_algo: str | None
-    os_hash_value: str | None
-    upload_id: str | None
-    """The upload that is under way."""
-    announced_size: int | None
-    """How many bytes that upload will bring, where its client has said so."""
-    members: dict[str, Member]
-    former_members: dict[str, str]
-    """When each project was first offered the image, of those that no longer are."""
-    blobs: dict[str, Blob]
-    """By the URL in the event that first named it."""
-    locations: list[dict[str, Any]]
-    deletion: Deletion | None
+    def __init__(
+        self,
+        image_id: str,
+        fields: dict[str, Any],
+        tags: list[str],
+        properties: dict[str, str | None],
+        timestamp: datetime,
+    ) -> None:
+        """The state right after `image.created`; the library calls this with the event's facts."""
+        self.image_id = image_id
+        self.status = "queued"
+        self.fields = dict(fields)
+        self.tags = list(tags)
+        self.properties = dict(properties)
+        self.created_at = ""
+        self.changed_on = timestamp
+        self.size: int | None = None
+        self.virtual_size: int | None = None
+        self.checksum: str | None = None
+        self.os_hash_algo: str | None = None
+        self.os_hash_value: str | None = None
+        self.upload_id: str | None = None
+        self.announced_size: int | None = None
+        self.members: dict[str, Member] = {}
+        self.former_members: dict[str, str] = {}
+        self.blobs: dict[str, Blob] = {}
+        self.locations: list[dict[str, Any]] = []
+        self.deletion: Deletion | None = None
 
 
 class Usage(NamedTuple):

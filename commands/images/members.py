@@ -60,8 +60,7 @@ async def set_member_status(
         image.set_member_status(cause, member, status)
 
     allowed = partial(require_answer, actor, member)
-    image: Image = await context.log.change(image_id, allowed, answer)
-    return image
+    return await context.log.change(image_id, allowed, answer)
 
 
 def require_answer(actor: Actor, member: str, image: Target | None) -> None:

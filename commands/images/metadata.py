@@ -84,10 +84,9 @@ async def update_image(
         # First of all, because who may not change the image must not have us look at any place.
         allowed(await context.log.load(image_id))
         places = await measure_places(context, operations)
-    image: Image = await context.log.change(
+    return await context.log.change(
         image_id, allowed, _patch, actor, cause, operations, places, context
     )
-    return image
 
 
 def _patch(

@@ -64,9 +64,11 @@ QUERY_TABLES = (
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
-    options = settings.log.model_dump(exclude={"url", "cache_bytes"})
+    names = [field.name for field in fields(LogOptions)]
     try:
-        recorder = open_log(settings.log_url(), **options)
+        recorder = open_log(
+            settings.log_url(), **{name: getattr(settings.log, name) for name in names}
+        )
     except ValueError as error:
         raise SettingsError(f"log.url: {error}") from None
     recorder.lease_terms = LeaseTerms(**settings.leases.model_dump())

@@ -168,31 +168,26 @@ def _blocks_at_once() -> int:
     return max(1, min(share, BLOCKS_IN_FLIGHT))
 
 
+@dataclass
 class _Order:
     """What was asked for."""
 
-    def __init__(
-        self,
-        driver: Driver,
-        key: str,
-        size_bytes: int | None,
-        limit_bytes: int | None,
-        algorithms: Iterable[str],
-        expected: Mapping[str, str],
-        claim: Claim | None,
-        leave: Leave | None,
-    ) -> None:
+    driver: Driver
+    key: str
+    size_bytes: int | None
+    limit_bytes: int | None
+    algorithms: Iterable[str]
+    expected: Mapping[str, str]
+    claim: Claim | None
+    leave: Leave | None
+    _inspection: Inspection | None = None
+
+    def __post_init__(self) -> None:
+        size_bytes, limit_bytes = self.size_bytes, self.limit_bytes
         if size_bytes is not None and limit_bytes is not None and size_bytes > limit_bytes:
             raise TooLarge(f"{size_bytes} bytes were announced; at most {limit_bytes} are allowed.")
-        self.driver = driver
-        self.key = key
-        self.size_bytes = size_bytes
-        self._expected = expected
-        self.claim = claim
-        self.leave = leave
-        self.threads = threads_of(driver)
-        self._inspection: Inspection | None = None
-        self.hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+        self.threads = threads_of(self.driver)
+        self.hashes = {name: hashlib.new(name, usedforsecurity=False) for name in self.algorithms}
 
     def inspect(self, chunk: Chunk) -> None:
         """Shows the inspectors the next bytes; a job for a thread of its own."""
@@ -220,7 +215,7 @@ class _Order:
     def digests(self) -> dict[str, str]:
         """All digests. Raises DigestMismatch when one is not as expected."""
         digests = {name: digest.hexdigest() for name, digest in self.hashes.items()}
-        for name, value in self._expected.items():
+        for name, value in self.expected.items():
             if digests[name] != value.lower():
                 raise DigestMismatch(f"The data's {name} is {digests[name]}, not {value}.")
         return digests

@@ -35,14 +35,14 @@ from calotype.stores.log.errors import (
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.snapshots import (
     SNAPSHOT_EVENTS,
+    SNAPSHOTS,
     Row,
     Snapshots,
     Streams,
     bytes_of,
     is_due,
-    written,
 )
-from calotype.stores.log.tables import Change, Count
+from calotype.stores.log.tables import Change, Count, Put
 
 TRIES = 6
 """The first may be spent on a cached aggregate that turns out to be old."""
@@ -229,7 +229,7 @@ class EventLog(Generic[Kept]):
                 if quotas is not None:
                     rows += quotas.counts(before, now.usage, limits)
                 if snapshots is not None and is_due(aggregate.version, stored):
-                    rows.append(written([snapshots.row(aggregate)]))
+                    rows.append(Put(SNAPSHOTS, [snapshots.row(aggregate)]))
                 return rows
 
             makes_room = all(getattr(event, "MAKES_ROOM", False) for event in events)
@@ -257,4 +257,4 @@ def keep(recorder: GroupCommitRecorder, snapshots: Sequence[Row]) -> None:
     if snapshots:
         future: concurrent.futures.Future[list[int]] = concurrent.futures.Future()
         with suppress(LogFull, LogUnavailable):
-            recorder.submit(Append((), lambda: [written(snapshots)], None, future))
+            recorder.submit(Append((), lambda: [Put(SNAPSHOTS, snapshots)], None, future))

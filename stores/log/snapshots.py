@@ -12,7 +12,7 @@ from uuid import UUID
 
 from eventsourcing.persistence import Mapper, StoredEvent
 
-from calotype.stores.log.tables import Column, Put, Table
+from calotype.stores.log.tables import Column, Table
 
 SNAPSHOT_EVENTS = 32
 """A snapshot is written whenever an aggregate's version passes a multiple of this."""
@@ -146,8 +146,3 @@ def is_due(version: int, events: Sequence[StoredEvent]) -> bool:
 def bytes_of(rows: Sequence[Row]) -> int:
     """How many bytes of events and snapshots are in rows of the query."""
     return sum(len(row[2] or row[3] or b"") for row in rows)
-
-
-def written(rows: Sequence[Row]) -> Put:
-    """The change that writes rows of SNAPSHOTS; those of other code are overwritten."""
-    return Put(SNAPSHOTS, rows)

@@ -33,6 +33,12 @@ def numbered(sql: str, mark: str = "$") -> tuple[str, tuple[str, ...]]:
     return _TOKEN.sub(replace, sql), tuple(names)
 
 
+def bound(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, list[Any]]:
+    """The numbered form of a statement, and the values of its parameters in that order."""
+    text, names = numbered(sql)
+    return text, [parameters[name] for name in names] if parameters else []
+
+
 def within_bytes(place: str, source: str) -> str:
     """The condition that keeps a page of events short, whatever they hold.
 

@@ -25,7 +25,7 @@ from calotype.stores.log.postgres.table_sets import PostgresTableSet
 from calotype.stores.log.postgres.tables import create_table, lock_schema, succeed
 from calotype.stores.log.postgres.transactions import NamedTransactions, fetch_on
 from calotype.stores.log.recorder import GroupCommitRecorder, Result
-from calotype.stores.log.statements import Fetch, migrations, numbered
+from calotype.stores.log.statements import Fetch, bound, migrations
 from calotype.stores.log.subscription import CommitWatch
 from calotype.stores.log.table_sets import TableSet
 from calotype.stores.log.tables import Put, Succession, Table
@@ -117,13 +117,11 @@ class PostgresRecorder(GroupCommitRecorder):
         search: bool = False,
         scan: bool = False,
     ) -> list[tuple[Any, ...]]:
-        text, names = numbered(sql)
-        values = parameters or {}
         reads = (
             self._scans if scan else self._searches if search else self._pages if heavy
             else self._reads
         )  # fmt: skip
-        return await reads.fetch(text, [values[name] for name in names])
+        return await reads.fetch(*bound(sql, parameters))
 
     async def ping(self) -> None:
         rows = await self._reads.fetch("SELECT pg_is_in_recovery()", [])
@@ -133,9 +131,7 @@ class PostgresRecorder(GroupCommitRecorder):
     def fetch_now(
         self, sql: str, parameters: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        text, names = numbered(sql)
-        values = parameters or {}
-        return self._fetch_tool(text, [values[name] for name in names])
+        return self._fetch_tool(*bound(sql, parameters))
 
     @contextmanager
     def snapshot(self, tables: Sequence[Table] = ()) -> Iterator[Fetch]:

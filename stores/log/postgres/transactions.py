@@ -15,7 +15,7 @@ import psycopg
 
 from calotype.stores.log.postgres.connecting import Connection, Database, Silence, is_trouble
 from calotype.stores.log.recorder import Result
-from calotype.stores.log.statements import Fetch, numbered
+from calotype.stores.log.statements import Fetch, bound
 
 CONNECTIONS = 4
 """How many transactions of one process run at the same time."""
@@ -98,9 +98,7 @@ def fetch_on(connection: psycopg.Connection[Any]) -> Fetch:
     """Runs statements with `:name` parameters on this connection."""
 
     def fetch(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
-        text, names = numbered(sql)
-        values = parameters or {}
-        cursor = connection.execute(text, [values[name] for name in names])
+        cursor = connection.execute(*bound(sql, parameters))
         return cursor.fetchall() if cursor.description else []
 
     return fetch

@@ -98,10 +98,7 @@ def write_append(connection: sqlite3.Connection, append: Append, position: int) 
         if append.tracking is not None:
             _track(connection, append.tracking)
         for change in append.changes:
-            if isinstance(change, Replace):
-                replace_rows(connection, change)
-            else:
-                write_change(connection, change)
+            write_change(connection, change)
     except Exception as error:
         if not connection.in_transaction or is_trouble(error):
             raise  # A full disk ends the whole transaction, not only the savepoint.
