@@ -9,7 +9,7 @@ KEYSTONE := .venv-keystone
 CEILOMETER := .venv-ceilometer
 JAVASCRIPT := tests/clients/cloudevents_js
 
-.PHONY: serve test test-long faults fuzz tools test-quick lint bench clean
+.PHONY: serve test test-long faults fuzz tools test-quick lint docs bench clean
 
 serve: $(VENV)/.service
 	$(BIN)/calotype serve
@@ -40,7 +40,15 @@ test-quick: $(VENV)/.tests
 	$(BIN)/python -m pytest -m "not slow and not long" tests/test_layout.py tests/commands tests/projections tests/http
 
 lint: $(VENV)/.tests
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The documentation as a site in build/site, from the same Markdown; a broken link is an error.
+docs: $(VENV)/.docs
+	rm -rf build/pages && mkdir -p build/pages
+	cp -r --parents *.md LICENSE Makefile docs tests/install_tools.sh tests/http/personas.txt build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.tests
 	$(BIN)/python -m tests.bench $(OPTIONS)
@@ -54,6 +62,10 @@ $(VENV)/.service: pyproject.toml | $(BIN)/python
 
 $(VENV)/.tests: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	touch $@ $(VENV)/.service
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@ $(VENV)/.service
 
 # The Keystone of the tests, apart because it needs other versions of what we use.

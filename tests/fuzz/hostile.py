@@ -59,7 +59,7 @@ FIELDS = (
     "start", "max_attempts", "on_parked", "member_name", "limit", "wait", "claim_seconds",
     "seconds", "error", "secret", "image",
 )  # fmt: skip
-BODIES = {
+BODIES: dict[str, dict[str, object]] = {
     "/v2/images": {"disk_format": "raw", "container_format": "bare", "visibility": "private"},
     "/v2/images/{image_id}/members": {"member": "blue"},
     "/v2/images/{image_id}/members/{member}": {"status": "accepted"},
@@ -226,7 +226,7 @@ def _almost_right(random_: random.Random, method: str, path: str) -> tuple[bytes
         return json.dumps([change]).encode(), MEDIA[3]
     if path not in BODIES:
         return b"", MEDIA[0]
-    content: dict[str, object] = dict(BODIES[path])
+    content = dict(BODIES[path])
     if random_.random() < 0.7:
         content[random_.choice((*content, *FIELDS))] = _json(random_, 2)
     return json.dumps(content).encode(), MEDIA[0]

@@ -12,6 +12,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -90,8 +91,7 @@ async def _write_notes(recorder: GroupCommitRecorder, count: int) -> None:
             text = f"{version}\nof {VERSIONS}"
             future: asyncio.Future[list[int]] = loop.create_future()
             stored = [event(note_id, version, text)]
-            change = rows(note_id, version, text)
-            recorder.submit(Append(stored, lambda change=change: change, None, future))
+            recorder.submit(Append(stored, partial(rows, note_id, version, text), None, future))
             (position,) = await future
             os.write(1, f"{note_id} {version} {position}\n".encode())
         written += 1

@@ -310,7 +310,10 @@ def test_of_several_hosts_the_one_that_takes_writes_is_found(
         with psycopg.connect(first.url(), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
             connection.execute("SELECT pg_reload_conf()")
-        options = {"batch_seconds": BATCH_SECONDS, "connect_seconds": CONNECT_SECONDS}
+        options: dict[str, Any] = {
+            "batch_seconds": BATCH_SECONDS,
+            "connect_seconds": CONNECT_SECONDS,
+        }
         recorder = open_log(both, **options)
         recorder.migrate()
         recorder.create_tables([notes.NOTES, notes.LINES])

@@ -60,7 +60,8 @@ def test_a_commit_whose_reply_is_lost_is_recognised_and_written_once(
 
         def cut_now() -> list[Replace]:
             line.cut_next(moment)  # The writer asks for rows just before it writes the batch.
-            return notes.rows(ids[0], 1, "doubtful")
+            rows: list[Replace] = notes.rows(ids[0], 1, "doubtful")
+            return rows
 
         with gate(recorder):
             futures = [notes.submit(recorder, [notes.event(ids[0], 1, "doubtful")], cut_now)]
