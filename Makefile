@@ -37,7 +37,7 @@ tools:
 	@tests/install_tools.sh
 
 test-quick: $(VENV)/.tests
-	$(BIN)/python -m pytest -m "not slow and not long" tests/test_layout.py tests/commands tests/projections tests/http
+	$(BIN)/python -m pytest -m "not slow and not long" tests/test_layout.py tests/test_docs.py tests/commands tests/projections tests/http
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .
