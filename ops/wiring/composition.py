@@ -1,5 +1,6 @@
 """The composition root: the only place that knows every part."""
 
+from dataclasses import fields
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from calotype.stores.images.threads import threads_of
 from calotype.stores.log.leases import LeaseTerms
 from calotype.stores.log.log import CACHE_BYTES, EventLog
 from calotype.stores.log.opening import open_log
+from calotype.stores.log.options import LogOptions
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.snapshots import SNAPSHOTS
 
