@@ -66,11 +66,9 @@ QUERY_TABLES = (
 
 def recorder_of(settings: Settings) -> GroupCommitRecorder:
     """The event log's recorder, opened but not connected."""
-    names = [field.name for field in fields(LogOptions)]
+    options = settings.log.model_dump(include=set(LogOptions.__slots__))
     try:
-        recorder = open_log(
-            settings.log_url(), **{name: getattr(settings.log, name) for name in names}
-        )
+        recorder = open_log(settings.log_url(), **options)
     except ValueError as error:
         raise SettingsError(f"log.url: {error}") from None
     recorder.lease_terms = LeaseTerms(**settings.leases.model_dump())

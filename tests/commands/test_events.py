@@ -7,8 +7,10 @@ import orjson
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from calotype.commands.images.events import EVENT_TYPES
+from calotype.commands.images.download import LOG_EVENT_TYPES
+from calotype.commands.images.events import EVENT_TYPES, ImageEvent
 from calotype.commands.images.image import Image
+from calotype.commands.marks import Mark, Personal, Technical, marks_of
 from calotype.projections.feed.catalogue import fields_of, version_of
 from calotype.stores.log.log import event_mapper
 
@@ -52,3 +54,33 @@ def test_no_event_holds_more_than_it_says(sample: dict[str, Any]) -> None:
     kind, version = EVENT_TYPES[sample["topic"]], sample["state"].get("class_version", 1)
     marked = {"class_version"} if version > 1 else set()
     assert set(sample["state"]) == set(fields_of(kind, version)) | marked
+
+
+@pytest.mark.parametrize("topic", sorted(LOG_EVENT_TYPES))
+def test_every_field_of_every_event_is_marked(topic: str) -> None:
+    marks = marks_of(LOG_EVENT_TYPES[topic])
+    assert {name for name, mark in marks.items() if mark is None} == set()
+    assert marks["actor"] is Mark.PERSONAL
+    assert marks["originator_id"] is Mark.TECHNICAL
+
+
+def test_a_field_without_a_mark_is_found() -> None:
+    class Renamed(ImageEvent):
+        name: str
+        size: Technical[int]
+        by: Personal[str]
+
+    marks = marks_of(Renamed)
+    assert (marks["name"], marks["size"], marks["by"]) == (None, Mark.TECHNICAL, Mark.PERSONAL)
+
+
+def test_what_callers_write_is_free_text() -> None:
+    free = {
+        (topic, name)
+        for topic, kind in LOG_EVENT_TYPES.items()
+        for name, mark in marks_of(kind).items()
+        if mark is Mark.FREE_TEXT
+    }
+    assert {("image.created", "properties"), ("image.tag_added", "tag")} <= free
+    assert {("image.purged", "reason"), ("image.member_added", "member")} <= free
+    assert ("image.data_stored", "checksum") not in free
