@@ -48,7 +48,7 @@ lint: $(VENV)/.tests
 docs: $(VENV)/.docs
 	rm -rf build/pages && mkdir -p build/pages
 	cp -r --parents *.md LICENSE Makefile docs tests/install_tools.sh tests/http/personas.txt build/pages
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.tests
 	$(BIN)/python -m tests.bench $(OPTIONS)

@@ -79,6 +79,16 @@ def test_every_room_has_a_link_for_type_checkers() -> None:
     assert links == {room: ROOT / room for room in ROOMS}
 
 
+def test_every_room_says_that_it_is_typed() -> None:
+    """A namespace package has no place for one marker, so each package in it has its own."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]
+    for room in ROOMS:
+        assert (ROOT / room / "py.typed").is_file()
+        assert "py.typed" in data[f"calotype.{room}"]
+
+
 def _imports(path: Path) -> set[tuple[str, ...]]:
     names: set[tuple[str, ...]] = set()
     for node in ast.walk(ast.parse(path.read_text())):
