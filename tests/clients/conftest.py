@@ -1,13 +1,10 @@
 """A real `calotype serve` process for real clients, and a real disk image to send."""
 
-import json
 import os
 import pty
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +12,8 @@ from typing import Any
 
 import pytest
 
-START_SECONDS = 30.0
-STOP_SECONDS = 60.0
+from tests.backends.service import Service
+
 DISKS = (
     Path("/usr/lib/grub-rescue/grub-rescue-cdrom.iso"),
     Path("/usr/lib/grub-rescue/grub-rescue-floppy.img"),
@@ -30,47 +27,16 @@ def serving(folder: Path, log_url: str | None = None, **environment: str) -> Ite
 
     Fails unless it becomes ready and, after SIGTERM, leaves with exit code 0.
     """
-    command = [sys.executable, "-m", "calotype.ops"]
-    options = ["--data", str(folder), *(["--log-url", log_url] if log_url else [])]
-    environ = {**os.environ, "CALOTYPE_QUIET": "1", **environment}
-    if log_url:
-        subprocess.run([*command, "migrate", *options], check=True, env=environ, timeout=120)
-    process = subprocess.Popen(
-        [*command, "serve", "--listen", "127.0.0.1:0", *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environ,
-        text=True,
-    )
-    lines: list[str] = []
-    ready = threading.Event()
-    reader = threading.Thread(target=_read, args=(process, lines, ready), daemon=True)
-    reader.start()
+    service = Service(folder, log_url, **environment)
+    service.start()
     try:
-        assert ready.wait(START_SECONDS), lines
-        (line,) = [line for line in lines if '"event": "ready"' in line]
-        yield f"http://{json.loads(line)['listen']}"
+        yield service.url
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            code = process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
+        code = service.terminate()
+    lines = service.lines
     assert code == 0, lines
     # Nothing that a client did may have surprised the service.
-    reader.join(STOP_SECONDS)
     assert not [line for line in lines if "Traceback" in line or '"level": "error"' in line], lines
-
-
-def _read(process: subprocess.Popen[str], lines: list[str], ready: threading.Event) -> None:
-    assert process.stderr is not None
-    # The pipe is read to its end, because a service that cannot write its log would wait.
-    with process.stderr as stream:
-        for line in stream:
-            lines.append(line)
-            if '"event": "ready"' in line:
-                ready.set()
 
 
 @pytest.fixture(scope="session")

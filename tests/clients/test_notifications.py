@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from tests.backends.ceilometer import PROGRAMS, Ceilometer, oslo_url
+from tests.backends.processes import spawn
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +45,7 @@ class Listener:
     def __init__(self, url: str, exchange: str, topic: str) -> None:
         script = Path(__file__).with_name("oslo_listener.py")
         self.told: list[dict[str, Any]] = []
-        self.process = subprocess.Popen(
+        self.process = spawn(
             [PROGRAMS / "python", script, oslo_url(url), exchange, topic],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

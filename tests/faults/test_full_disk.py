@@ -53,7 +53,7 @@ class Disk:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
+        pytest.fail("only root can mount a file system: run the tests as root")
     disk = Disk(tmp_path)
     disk.make()
     yield disk

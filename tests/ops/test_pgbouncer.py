@@ -14,7 +14,7 @@ import requests
 from calotype.ops.settings.settings import SettingsError
 from calotype.ops.wiring.composition import check_way
 from calotype.stores.log.opening import open_log
-from tests.backends.pgbouncer import PgBouncer, is_installed
+from tests.backends.pgbouncer import PgBouncer
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +23,6 @@ DIRECT = {"CALOTYPE_LOG__PREPARED_STATEMENTS": "false"}
 
 @contextmanager
 def pooler(url: str, mode: Literal["session", "transaction"]) -> Iterator[PgBouncer]:
-    if not is_installed():
-        pytest.skip("no PgBouncer: apt install pgbouncer")
     with tempfile.TemporaryDirectory(prefix="calotype-") as folder:
         with PgBouncer(Path(folder), url, mode) as bouncer:
             yield bouncer

@@ -110,7 +110,7 @@ def test_a_worker_that_dies_is_replaced_and_all_stop_with_their_parent(
     until(lambda: len(workers()) == 2 and before[0] not in workers())
     assert requests.get(f"{service.url}/v2/images", timeout=30).status_code == 200
     children = workers()
-    service.kill()  # Even a parent that cannot say anything takes its workers along.
+    service.kill_parent()  # Even a parent that cannot say anything takes its workers along.
     until(lambda: not any(_alive(pid) for pid in children))
 
 

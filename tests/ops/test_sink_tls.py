@@ -20,7 +20,7 @@ from calotype.projections.engine.positions import Positions
 from calotype.projections.sinks.contract import Broker, Message, TryLater
 from calotype.stores.log.opening import open_log
 from tests.backends.nats import Nats
-from tests.backends.rabbitmq import RabbitMQ, is_installed
+from tests.backends.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.slow
 
@@ -96,8 +96,6 @@ async def check(recorder: Any, table: SinkSettings, folder: Path) -> None:
 
 
 async def test_rabbitmq(recorder: Any, tmp_path: Path) -> None:
-    if not is_installed():
-        pytest.skip("no RabbitMQ: apt install rabbitmq-server")
     folder = tmp_path / "rabbitmq"
     make_certificates(folder)
     with RabbitMQ(folder) as server:
