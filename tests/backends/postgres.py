@@ -49,12 +49,10 @@ class Postgres(Server):
         give_to_nobody(self.folder)
         data = self.folder / "data"
         if not data.exists():
+            initdb = f"{self._programs / 'initdb'} -D {data} -U postgres -A trust -E UTF8"
+            initdb += " --locale=C.UTF-8 --no-sync --no-instructions"
             subprocess.run(
-                [
-                    *(*as_nobody(), self._programs / "initdb", "-D", data, "-U", "postgres"),
-                    *("-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"),
-                    *("--no-sync", "--no-instructions"),
-                ],
+                [*as_nobody(), *initdb.split()],
                 check=True,
                 stdout=subprocess.DEVNULL,
                 env=environment(),

@@ -19,11 +19,9 @@ def spawn(command: Iterable[str | Path], **options: Any) -> subprocess.Popen[byt
     `options` are those of `subprocess.Popen`. The program runs in a session of its own.
     """
     # The kernel kills it when the thread that started it ends: one thread, which ends with us.
+    mortal = ["setpriv", "--pdeathsig=KILL", *command]
     return _STARTER.submit(
-        subprocess.Popen,
-        ["setpriv", "--pdeathsig=KILL", *command],
-        start_new_session=True,
-        **options,
+        lambda: subprocess.Popen(mortal, start_new_session=True, **options)
     ).result()
 
 

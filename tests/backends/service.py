@@ -19,33 +19,27 @@ class Service(Server):
     """A service with its data in `folder`, where they stay when it dies; its log lies beside it.
 
     `log_url` is None for the embedded log. `environment` are settings; none of ours count besides.
-    It waits for all `workers`, and port 0 is any that is free.
+    A start waits for all `wanted_workers`.
     """
 
     start_seconds = 120.0
     stop_seconds = 60.0
 
-    def __init__(
-        self,
-        folder: Path,
-        log_url: str | None = None,
-        *,
-        port: int = 0,
-        workers: int = 1,
-        **environment: str,
-    ) -> None:
+    def __init__(self, folder: Path, log_url: str | None = None, **environment: str) -> None:
         super().__init__(folder)
         self.log = folder.with_name(f"{folder.name}-{next(_NUMBERS)}.log")
         # The data directory is for the service to make.
         self.cwd = folder.parent
         self.log_url = log_url
-        self.port = port
+        self.port = 0
         """Where it listens, from its start on."""
         self.environment = environment
         self.under: list[str] = []
         """A command that runs the service's command, such as `prlimit`."""
-        self._listen = f"127.0.0.1:{port}"
-        self._wanted_workers = workers
+        self.migrates = True
+        """Whether a start migrates the log of a URL first."""
+        self.listen = "127.0.0.1:0"
+        self.wanted_workers = 1
         self._more: Sequence[str] = ()
         self._ready: set[int] = set()
         self._read_bytes = 0
@@ -83,18 +77,18 @@ class Service(Server):
 
     def prepare(self) -> None:
         self._ready.clear()
-        if self.log_url:
+        if self.log_url and self.migrates:
             done = self.run("migrate")
             assert done.returncode == 0, done.stderr
 
     def command(self) -> Sequence[str | Path]:
-        workers = ["--workers", str(self._wanted_workers)] if self._wanted_workers > 1 else []
-        serve = [*CALOTYPE, "serve", "--listen", self._listen, *workers]
+        workers = ["--workers", str(self.wanted_workers)] if self.wanted_workers > 1 else []
+        serve = [*CALOTYPE, "serve", "--listen", self.listen, *workers]
         return [*self.under, *serve, *self.options, *self._more]
 
     def answers(self) -> bool:
         self._read_log()
-        return len(self._ready.intersection(tree_of(self.pid))) >= self._wanted_workers
+        return len(self._ready.intersection(tree_of(self.pid))) >= self.wanted_workers
 
     def _read_log(self) -> None:
         """Takes note of the processes that say that they serve, and where."""
@@ -112,7 +106,7 @@ class Service(Server):
     def workers(self) -> list[int]:
         """The processes that serve."""
         pids = tree_of(self.pid)
-        return pids[1:] if self._wanted_workers > 1 else pids
+        return pids[1:] if self.wanted_workers > 1 else pids
 
     def kill_parent(self) -> None:
         """Kills the process that was started; workers notice and end what they do."""

@@ -11,9 +11,10 @@ import bcrypt
 
 from tests.backends.keystone import Keystone
 from tests.backends.keystone_accounts import Accounts
+from tests.backends.service import Service
 from tests.bench.figures import Slice, Target, median_ratio, row_of
 from tests.bench.options import BenchError
-from tests.bench.processes import CalotypeServer, settle
+from tests.bench.processes import settle
 from tests.bench.rig import Endpoint, Requests, Rig
 from tests.bench.subjects import Subject
 
@@ -87,10 +88,10 @@ def _by_token(rig: Rig, subject: Subject) -> Iterator[Known]:
         password = secrets.token_hex(16)
         accounts.user("calotype", password, {accounts.project("service"): ["service"]})
         settings = {
-            "IDENTITY__KIND": "keystone",
-            "KEYSTONE__URL": keystone.url,
-            "KEYSTONE__USERNAME": "calotype",
-            "KEYSTONE__PASSWORD": password,
+            "CALOTYPE_IDENTITY__KIND": "keystone",
+            "CALOTYPE_KEYSTONE__URL": keystone.url,
+            "CALOTYPE_KEYSTONE__USERNAME": "calotype",
+            "CALOTYPE_KEYSTONE__PASSWORD": password,
         }
         token = accounts.token("admin", keystone.admin_password, project="admin").id
         with _server(subject, settings) as endpoint:
@@ -107,9 +108,9 @@ def _by_password(rig: Rig, subject: Subject) -> Iterator[Known]:
     file = rig.folder / f"htpasswd-{subject.log}"
     file.write_text(f"admin:{hashed}\n")
     settings = {
-        "IDENTITY__KIND": "http_basic",
-        "HTTP_BASIC__FILE": str(file),
-        "HTTP_BASIC__ROLES": '["admin"]',
+        "CALOTYPE_IDENTITY__KIND": "http_basic",
+        "CALOTYPE_HTTP_BASIC__FILE": str(file),
+        "CALOTYPE_HTTP_BASIC__ROLES": '["admin"]',
     }
     pair = base64.b64encode(f"admin:{password}".encode()).decode()
     with _server(subject, settings) as endpoint:
@@ -119,7 +120,7 @@ def _by_password(rig: Rig, subject: Subject) -> Iterator[Known]:
 @contextmanager
 def _server(subject: Subject, settings: Mapping[str, str]) -> Iterator[Endpoint]:
     """One more server on the subject's log."""
-    with CalotypeServer(subject.folder, subject.url, settings=settings) as server:
+    with Service(subject.folder / "data", subject.url, **settings) as server:
         settle(server.pid)
         yield Endpoint(server.port, server.pid)
 

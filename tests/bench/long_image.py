@@ -4,8 +4,9 @@ import json
 from contextlib import ExitStack
 
 from tests.backends.postgres import Postgres
+from tests.backends.service import Service
 from tests.bench.figures import Slice, Target, median_ratio, row_of
-from tests.bench.processes import CalotypeServer, settle
+from tests.bench.processes import settle
 from tests.bench.rig import Endpoint, Requests, Rig
 from tests.bench.subjects import creating
 
@@ -24,8 +25,7 @@ def measure_long_image(rig: Rig, log_name: str) -> None:
         if log_name == "postgresql":
             postgres = stack.enter_context(Postgres(folder / "server", durable=True))
             url = postgres.create_database("long_image")
-        settings = {"LOG__CACHE_BYTES": "0"}
-        server = stack.enter_context(CalotypeServer(folder, url, settings=settings))
+        server = stack.enter_context(Service(folder / "data", url, CALOTYPE_LOG__CACHE_BYTES="0"))
         endpoint = Endpoint(server.port, server.pid)
         images = [_image_of(rig, endpoint, events) for events in (FEW_EVENTS, MANY_EVENTS)]
         settle(server.pid, patience_seconds=120.0)

@@ -11,9 +11,11 @@ from typing import Any
 import orjson
 
 from tests.backends.postgres import Postgres
+from tests.backends.processes import spawn
+from tests.backends.service import CALOTYPE, Service
 from tests.bench.figures import MEGABYTE, Row, Target, row_of
 from tests.bench.long_log import fill
-from tests.bench.processes import CalotypeServer, calotype_command, peak_memory_bytes, settle
+from tests.bench.processes import peak_memory_bytes, settle
 from tests.bench.rig import Endpoint, Requests, Rig
 
 REBUILT = ("images", "versions", "audience")
@@ -44,7 +46,7 @@ def measure_long_log(rig: Rig, log_name: str) -> None:
     with _long_log(rig, log_name) as long:
         for name in REBUILT:
             _rebuild(rig, long, name)
-        with CalotypeServer(long.folder, long.url) as server:
+        with Service(long.folder / "data", long.url) as server:
             settle(server.pid, patience_seconds=60.0)
             _read(rig, long, Endpoint(server.port, server.pid))
 
@@ -58,17 +60,17 @@ def _long_log(rig: Rig, log_name: str) -> Iterator[LongLog]:
         if log_name == "postgresql":
             postgres = stack.enter_context(Postgres(folder / "server", durable=True))
             url = postgres.create_database("long")
-        subprocess.run(calotype_command(["migrate", "--log-url", url]), check=True)
+        subprocess.run([*CALOTYPE, "migrate", "--log-url", url], check=True)
         fill(url, rig.options.long_events)
         yield LongLog(log_name, url, folder, rig.options.long_events)
 
 
 def _rebuild(rig: Rig, long: LongLog, name: str) -> None:
-    command = calotype_command(["projections", "rebuild", name, "--json", "--log-url", long.url])
+    command = [*CALOTYPE, "projections", "rebuild", name, "--json", "--log-url", long.url]
     started = time.monotonic()
     output = long.folder / "rebuild.json"
     with output.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL)
+        process = spawn(command, stdout=file, stderr=subprocess.DEVNULL)
         peak_bytes = _peak_until_it_ends(process)
     seconds = time.monotonic() - started
     if process.returncode:

@@ -3,18 +3,17 @@
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
-from tests.bench.processes import START_SECONDS, end, free_port
+from tests.backends.processes import free_port
+from tests.backends.server import Server, greets
 
 _CONFIGURATION = """
 {user}
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 256; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; default_type application/octet-stream;
@@ -31,60 +30,37 @@ def nginx_program() -> str | None:
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
-class FileServer:
+class FileServer(Server):
     """Serves the files below `files` by their names with sendfile, on a port of 127.0.0.1.
 
     `name` says what it is: "nginx", or "plain sendfile".
     """
 
     def __init__(self, folder: Path, files: Path) -> None:
-        self._folder = folder
+        super().__init__(folder)
+        self.cwd = Path(__file__).parents[2]
         self._files = files
-        self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.name = "plain sendfile" if nginx_program() is None else "nginx"
 
-    @property
-    def pid(self) -> int:
-        """The process at the root of the server's tree."""
-        assert self._process is not None
-        return self._process.pid
-
-    def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._process = subprocess.Popen(
-            self._command(), stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    def prepare(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = _CONFIGURATION.format(
+            user="user root;" if os.getuid() == 0 else "",
+            folder=self.folder,
+            files=self._files,
+            port=self.port,
         )
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
-                return self
-            except OSError as error:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    end(self._process)
-                    raise RuntimeError(f"{self.name} did not start: {error}") from None
-            time.sleep(0.05)
+        (self.folder / "nginx.conf").write_text(text)
 
-    def __exit__(self, *_: object) -> None:
-        assert self._process is not None
-        end(self._process)
-
-    def _command(self) -> list[str]:
+    def command(self) -> Sequence[str | Path]:
         nginx = nginx_program()
         if nginx is None:
-            arguments = [str(self._files), str(self.port)]
-            return [sys.executable, "-m", "tests.bench.sendfile", *arguments]
-        configuration = self._folder / "nginx.conf"
-        configuration.write_text(
-            _CONFIGURATION.format(
-                user="user root;" if os.getuid() == 0 else "",
-                folder=self._folder,
-                files=self._files,
-                port=self.port,
-            )
-        )
-        return [nginx, "-c", str(configuration), "-p", str(self._folder)]
+            return [sys.executable, "-m", "tests.bench.sendfile", self._files, str(self.port)]
+        return [nginx, "-c", self.folder / "nginx.conf", "-p", self.folder]
+
+    def answers(self) -> bool:
+        return greets(self.port, b"", b"")
 
 
 def _serve(files: Path, port: int) -> None:
@@ -113,11 +89,5 @@ def _converse(connection: socket.socket, files: Path) -> None:
                 connection.sendfile(file)
 
 
-def _end_with_standard_input() -> None:
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_standard_input, daemon=True).start()
     _serve(Path(sys.argv[1]), int(sys.argv[2]))

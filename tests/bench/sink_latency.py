@@ -26,7 +26,8 @@ from rich.table import Table
 from tests.backends.nats import Nats
 from tests.backends.postgres import Postgres
 from tests.backends.rabbitmq import RabbitMQ
-from tests.bench.processes import CalotypeServer, settle
+from tests.backends.service import Service
+from tests.bench.processes import settle
 
 CHANGES = 500
 PAUSE_SECONDS = 0.01
@@ -64,7 +65,7 @@ async def _listening(amqp_url: str, nats_url: str) -> AsyncIterator[dict[str, Ar
 
 
 async def _measure(
-    server: CalotypeServer, amqp_url: str, nats_url: str, changes: int
+    server: Service, amqp_url: str, nats_url: str, changes: int
 ) -> dict[str, list[float]]:
     """Seconds from the answer to the arrival, for each consumer."""
     answered: dict[str, float] = {}
@@ -91,19 +92,18 @@ def main(changes: int = CHANGES) -> None:
     table = Table("log", "consumer", "changes", "median ms", "p99 ms", "most ms")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calotype-bench-")))
-        (folder / "rabbitmq").mkdir()
         database = stack.enter_context(Postgres(folder / "postgresql", durable=True))
         for log in ("sqlite", "postgresql"):
             broker = RabbitMQ(folder / "rabbitmq")
             server = Nats(folder / f"nats_{log}")
             settings = {
-                "SINKS__A__KIND": "rabbitmq",
-                "SINKS__A__URLS": json.dumps([broker.url]),
-                "SINKS__B__KIND": "nats",
-                "SINKS__B__URLS": json.dumps([server.url]),
+                "CALOTYPE_SINKS__A__KIND": "rabbitmq",
+                "CALOTYPE_SINKS__A__URLS": json.dumps([broker.url]),
+                "CALOTYPE_SINKS__B__KIND": "nats",
+                "CALOTYPE_SINKS__B__URLS": json.dumps([server.url]),
             }
             url = database.create_database("sinks") if log == "postgresql" else ""
-            with broker, server, CalotypeServer(folder / log, url, settings=settings) as service:
+            with broker, server, Service(folder / log, url, **settings) as service:
                 settle(service.pid)
                 measured = asyncio.run(_measure(service, broker.url, server.url, changes))
             for consumer, seconds in measured.items():

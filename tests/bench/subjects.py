@@ -10,7 +10,8 @@ import psycopg
 import structlog
 
 from tests.backends.postgres import Postgres
-from tests.bench.processes import CalotypeServer, settle
+from tests.backends.service import Service
+from tests.bench.processes import settle
 from tests.bench.rig import Endpoint, Requests, Rig
 
 COMMON_NAME, COMMON_TAG = "common-name", "common-tag"
@@ -59,7 +60,7 @@ def subjects(rig: Rig, log_name: str) -> Iterator[tuple[Subject, Subject]]:
                 if postgres
                 else f"sqlite:///{folder / 'floor.sqlite'}"
             )
-            server = stack.enter_context(CalotypeServer(folder, url))
+            server = stack.enter_context(Service(folder / "data", url))
             endpoint = Endpoint(server.port, server.pid)
             ids = _fill(rig, endpoint, images)
             if url:

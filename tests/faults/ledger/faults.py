@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from tests.backends.processes import send, tree_of
 from tests.faults.ledger.load import Load
-from tests.faults.ledger.service import children, peers, runs, send
+from tests.faults.ledger.service import kill, peers
 from tests.faults.ledger.stand import Stand, faketime_library
 from tests.faults.ledger.vanishing import vanish
 
@@ -58,25 +59,25 @@ async def kill_one(scene: Scene) -> str:
     service = scene.rng.choice(stand.services)
     workers = service.workers()
     if workers == [service.pid]:
-        await service.kill_all()
+        await asyncio.to_thread(service.kill)
         seconds = await scene.wait(0, 1.5)
         scene.lift()
         await stand.start(service)
         return f"one of two services, started again after {seconds:.1f} s"
     if scene.rng.random() < 0.25:
-        await service.kill_parent()
+        service.kill_parent()
         scene.lift()
         await stand.start(service)
         return "the parent of two workers"
-    await service.kill_worker(scene.rng.choice(workers))
+    await kill([scene.rng.choice(workers)])
     scene.lift()
-    await stand.ready()
+    await asyncio.to_thread(service.wait_until_ready)
     return "one of two workers"
 
 
 async def kill_all(scene: Scene) -> str:
     """kill -9 of all processes at once, and a start of all."""
-    await asyncio.gather(*(service.kill_all() for service in scene.stand.services))
+    await scene.stand.kill_services()
     seconds = await scene.wait(0, 1.5)
     scene.lift()
     await scene.stand.start_services()
@@ -93,7 +94,7 @@ async def freeze_one(scene: Scene) -> str:
 async def freeze_all(scene: Scene) -> str:
     """All stand still for longer than their leases, as in a virtual machine that is suspended."""
     services = scene.stand.services
-    everybody = {pid for service in services for pid in (service.pid, *service.workers())}
+    everybody = {pid for service in services for pid in tree_of(service.pid)}
     return await _freeze(scene, sorted(everybody))
 
 
@@ -151,14 +152,11 @@ async def database_frozen(scene: Scene) -> str:
             await scene.stand.disk.thaw()
         scene.lift()
         return f"disk of log and store for {seconds:.1f} s"
-    pids = [database.pid]
-    send(signal.SIGSTOP, pids)
-    pids += children(database.pid)
-    send(signal.SIGSTOP, pids)
+    database.freeze()
     try:
         seconds = await scene.wait(1.2, 2.2)
     finally:
-        send(signal.SIGCONT, pids)
+        database.thaw()
     scene.lift()
     return f"PostgreSQL for {seconds:.1f} s"
 
@@ -173,7 +171,7 @@ async def clock(scene: Scene) -> str:
         scene.lift()
         return f"{hours:+d} h while serving"
     await scene.wait(0.3, 1.5)
-    await asyncio.gather(*(service.kill_all() for service in stand.services))
+    await stand.kill_services()
     stand.set_clock(0)
     await asyncio.sleep(CLOCK_SEEN_SECONDS)
     scene.lift()
@@ -190,7 +188,7 @@ async def full_disk(scene: Scene) -> str:
     finally:
         await asyncio.to_thread(stand.disk.free)
     scene.lift()
-    if stand.database and not runs(stand.database.pid):
+    if stand.database and not stand.database.is_running:
         # PostgreSQL ends itself when it cannot write its own log; its operator starts it again.
         await asyncio.to_thread(stand.database.restart)
     return f"for {seconds:.1f} s"

@@ -1,21 +1,17 @@
 """One installation with everything of its own: disk, database, data directory, clock, services."""
 
 import asyncio
-import os
 import random
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Literal
 
-from calotype.ops.wiring.composition import migrate
 from calotype.projections.seal.signed_note import new_signer
-from calotype.stores.log.opening import open_log
 from tests.backends.postgres import Postgres
+from tests.backends.service import Service
 from tests.faults.ledger.accounts import State
 from tests.faults.ledger.disk import Disk
-from tests.faults.ledger.service import Service
 
 LogKind = Literal["sqlite", "postgresql"]
 PORTS = range(15000, 32000)
@@ -61,37 +57,31 @@ class Stand:
         if self.log == "postgresql":
             self.database = Postgres(self.disk.path / "postgres")
             await asyncio.to_thread(self.database.start)
-            await asyncio.to_thread(_migrate, self.log_url)
+            await asyncio.to_thread(self._service(1, 0).run, "migrate")
         await self._start_services_anew()
 
     async def _start_services_anew(self) -> None:
         # The parent of several workers sleeps in the way that libfaketime cannot do.
         alone = self.log == "postgresql" or self._is_clock_false
         workers, count = (1, 2) if alone else (2, 1)
-        self.services = [
-            Service(_free_port(), workers, self._options(), self.folder / f"service{number}.log")
-            for number in range(count)
-        ]
+        self.services = [self._service(workers, number) for number in range(count)]
         await self.start_services()
 
-    def _options(self) -> list[str]:
-        return ["--data", str(self.data), "--log-url", self.log_url]
+    def _service(self, workers: int, number: int) -> Service:
+        service = Service(self.data, self.log_url, **self._environment())
+        service.migrates = False
+        service.wanted_workers = workers
+        service.listen = f"127.0.0.1:{_free_port()}"
+        service.log = self.folder / f"service{number}.log"
+        return service
 
     async def command(self, *verb: str) -> subprocess.CompletedProcess[str]:
         """Runs a command of `calotype` on the same data."""
-        return await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "calotype.ops", *verb, *self._options()],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=self._environment(),
-        )
+        return await asyncio.to_thread(self.services[0].run, *verb)
 
     def _environment(self) -> dict[str, str]:
         lease = str(self.lease_seconds)
-        environment = os.environ | {
-            "CALOTYPE_QUIET": "1",
+        environment = {
             "CALOTYPE_AUDIT__SIGNING_KEY": self._key,
             "CALOTYPE_LEASES__PROCESS_SECONDS": lease,
             "CALOTYPE_LEASES__LEADER_SECONDS": lease,
@@ -126,26 +116,30 @@ class Stand:
         self.set_clock(0)
         if self.database:
             await asyncio.to_thread(self.database.stop)
-            self.database.environment = self._false_clock() if false else {}
+            self.database.more_variables = self._false_clock() if false else {}
             await asyncio.to_thread(self.database.start)
+            await asyncio.to_thread(self._service(1, 0).run, "migrate")
         await self._start_services_anew()
 
     async def start_services(self) -> None:
         """Starts all services and waits until they serve."""
-        environment = self._environment()
-        await asyncio.gather(*(service.start(environment) for service in self.services))
+        await asyncio.gather(*map(self.start, self.services))
 
     async def start(self, service: Service) -> None:
         """Starts one of them."""
-        await service.start(self._environment())
+        await asyncio.to_thread(service.start)
 
-    async def ready(self) -> None:
-        """Waits until all processes serve."""
-        await asyncio.gather(*(service.ready() for service in self.services))
+    async def kill_services(self) -> None:
+        """kill -9 of all their processes at once."""
+        kills = (asyncio.to_thread(service.kill) for service in self.services)
+        await asyncio.gather(*kills)
 
     async def stop_services(self) -> None:
         """Stops them as an operator would."""
-        await asyncio.gather(*(service.stop() for service in self.services))
+        running = [service for service in self.services if service.is_running]
+        for service in running:
+            service.thaw()
+        await asyncio.gather(*(asyncio.to_thread(service.stop) for service in running))
 
     async def end(self) -> None:
         """Stops all and throws the disk away."""
@@ -154,7 +148,7 @@ class Stand:
             await self.stop_services()
         finally:
             for service in self.services:
-                service.kill_now()
+                service.kill()
             if self.database:
                 self.database.kill()
             self.disk.unmount()
@@ -163,14 +157,6 @@ class Stand:
 def faketime_library() -> Path | None:
     """What makes a clock false: Debian's libfaketime, if it is there."""
     return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-
-
-def _migrate(log_url: str) -> None:
-    recorder = open_log(log_url)
-    try:
-        migrate(recorder)
-    finally:
-        recorder.close_now()
 
 
 def _free_port() -> int:
