@@ -34,6 +34,8 @@ class Service(Server):
         self.port = 0
         """Where it listens, from its start on."""
         self.environment = environment
+        self.python = sys.executable
+        """The Python whose `calotype` it runs."""
         self.under: list[str] = []
         """A command that runs the service's command, such as `prlimit`."""
         self.migrates = True
@@ -60,10 +62,14 @@ class Service(Server):
         kept = {name: value for name, value in given if not name.startswith("CALOTYPE_")}
         return kept | {"CALOTYPE_QUIET": "1"} | self.environment
 
+    @property
+    def _calotype(self) -> list[str]:
+        return [self.python, "-m", "calotype.ops"]
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs another `calotype` command on the same data."""
         return subprocess.run(
-            [*CALOTYPE, *arguments, *self.options],
+            [*self._calotype, *arguments, *self.options],
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS,
@@ -83,7 +89,7 @@ class Service(Server):
 
     def command(self) -> Sequence[str | Path]:
         workers = ["--workers", str(self.wanted_workers)] if self.wanted_workers > 1 else []
-        serve = [*CALOTYPE, "serve", "--listen", self.listen, *workers]
+        serve = [*self._calotype, "serve", "--listen", self.listen, *workers]
         return [*self.under, *serve, *self.options, *self._more]
 
     def answers(self) -> bool:
@@ -120,7 +126,3 @@ class Service(Server):
         if code == -signal.SIGKILL:
             raise RuntimeError(f"The service did not stop. {self._said()}")
         return code
-
-
-CALOTYPE = [sys.executable, "-m", "calotype.ops"]
-"""The command line of `calotype`, to be given arguments."""

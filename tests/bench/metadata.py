@@ -16,11 +16,12 @@ from tests.bench.subjects import (
     Subject,
     creating,
     image_body,
+    patching,
+    showing,
 )
 
 PAGE = 25
 _WARM_SECONDS = 0.2
-_PATCH_TYPE = "application/openstack-images-v2.1-json-patch"
 
 LISTS: dict[str, dict[str, str]] = {
     "list": {},
@@ -35,9 +36,8 @@ LISTS: dict[str, dict[str, str]] = {
 def measure_show(rig: Rig, few: Subject, many: Subject) -> None:
     """GET of one image, over all images in turn."""
     for subject in (few, many):
-        asked = Requests("GET", [f"/v2/images/{image_id}" for image_id in subject.ids], rotate=True)
         for connections in rig.options.connections:
-            row = _against_bare(rig, "show", subject, asked, connections)
+            row = _against_bare(rig, "show", subject, showing(subject.ids), connections)
             _aim(rig, row, "show", 8)
 
 
@@ -80,22 +80,14 @@ def measure_create(rig: Rig, few: Subject, many: Subject) -> None:
 
 def measure_patch(rig: Rig, few: Subject, many: Subject) -> None:
     """PATCH of one property, over all images in turn: in and out of the cache of aggregates."""
-    operation = [{"op": "replace", "path": "/os_version", "value": "@n@"}]
     with Partner("tests.bench.log_floor", few.log_url) as floor:
         for subject in (few, many):
-            asked = Requests(
-                "PATCH",
-                [f"/v2/images/{image_id}" for image_id in subject.ids],
-                bodies=[json.dumps(operation)],
-                content_type=_PATCH_TYPE,
-                rotate=True,
-            )
             for connections in rig.options.connections:
                 row = _against_bare(
                     rig,
                     "patch",
                     subject,
-                    asked,
+                    patching(subject.ids),
                     connections,
                     _LogFloor(floor, "patch", {"os_version": "12"}),
                 )

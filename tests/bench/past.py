@@ -1,6 +1,7 @@
 """A log of a million events: how fast tables are made of it, and how its past is read."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,12 +13,13 @@ import orjson
 
 from tests.backends.postgres import Postgres
 from tests.backends.processes import spawn
-from tests.backends.service import CALOTYPE, Service
+from tests.backends.service import Service
 from tests.bench.figures import MEGABYTE, Row, Target, row_of
 from tests.bench.long_log import fill
 from tests.bench.processes import peak_memory_bytes, settle
 from tests.bench.rig import Endpoint, Requests, Rig
 
+CALOTYPE = [sys.executable, "-m", "calotype.ops"]
 REBUILT = ("images", "versions", "audience")
 BUILDING = ("events", "indexes", "events caught up with")
 """The steps of a rebuild before it compares with the tables that are in use."""

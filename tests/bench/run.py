@@ -24,7 +24,7 @@ from tests.bench.subjects import subjects
 BYTES_FOR_EACH_IMAGE = 30_000
 """What an image takes at most on disk: events, rows, indexes and the database's own log."""
 MEMORY_TARGET_MEGABYTES = 150.0
-_FILE_COLUMNS = 140
+FILE_COLUMNS = 140
 
 log = structlog.get_logger("calotype.bench")
 
@@ -40,7 +40,7 @@ def bench(options: Options) -> None:
     _check_room(options)
     _check_writable(options)
     started = time.monotonic()
-    with _terminated_like_interrupted(), _own_folder(options.folder) as folder:
+    with terminated_like_interrupted(), own_folder(options.folder) as folder:
         facts = machine_facts(folder)
         touch_memory()
         rig = Rig(options, folder)
@@ -65,7 +65,7 @@ def _report(
 ) -> None:
     console = Console()
     if not console.is_terminal:
-        console = Console(width=_FILE_COLUMNS)
+        console = Console(width=FILE_COLUMNS)
     print_report(console, facts, rig.rows, rig.targets)
     if options.out is not None:
         found = as_json(facts, asdict(options), rig.rows, rig.targets, seconds, complete)
@@ -124,7 +124,8 @@ def _check_writable(options: Options) -> None:
 
 
 @contextmanager
-def _own_folder(parent: Path) -> Iterator[Path]:
+def own_folder(parent: Path) -> Iterator[Path]:
+    """A new folder that is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="calotype-bench-", dir=parent))
     try:
         yield folder
@@ -133,7 +134,7 @@ def _own_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """Makes SIGTERM end the run as Ctrl-C does: with everything stopped and removed."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -62,7 +62,7 @@ def subjects(rig: Rig, log_name: str) -> Iterator[tuple[Subject, Subject]]:
             )
             server = stack.enter_context(Service(folder / "data", url))
             endpoint = Endpoint(server.port, server.pid)
-            ids = _fill(rig, endpoint, images)
+            ids = fill(rig, endpoint, images)
             if url:
                 _gather_statistics(url)
             settle(endpoint.pid, patience_seconds=FOLLOW_SECONDS)
@@ -91,6 +91,23 @@ def image_body(number: int) -> str:
     return json.dumps(body, separators=(",", ":"))
 
 
+def showing(ids: list[str]) -> Requests:
+    """Requests for one image after the other."""
+    return Requests("GET", [f"/v2/images/{image_id}" for image_id in ids], rotate=True)
+
+
+def patching(ids: list[str]) -> Requests:
+    """Requests that change one property of one image after the other."""
+    operation = [{"op": "replace", "path": "/os_version", "value": _UNIQUE}]
+    return Requests(
+        "PATCH",
+        [f"/v2/images/{image_id}" for image_id in ids],
+        bodies=[json.dumps(operation)],
+        content_type="application/openstack-images-v2.1-json-patch",
+        rotate=True,
+    )
+
+
 def creating(*, collect_ids: bool = False) -> Requests:
     """Requests that create images of all the kinds that filters tell apart."""
     return Requests(
@@ -116,7 +133,8 @@ def creating_raw() -> Requests:
     )
 
 
-def _fill(rig: Rig, endpoint: Endpoint, images: int) -> list[str]:
+def fill(rig: Rig, endpoint: Endpoint, images: int) -> list[str]:
+    """Creates so many images; their ids. Raises RuntimeError when not all were created."""
     filled = rig.run(
         endpoint,
         creating(collect_ids=True),

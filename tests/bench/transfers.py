@@ -41,7 +41,7 @@ def measure_upload(rig: Rig, subject: Subject) -> None:
             _watch_large_uploads(rig, subject, connections)
 
 
-def _queued(rig: Rig, subject: Subject, count: int) -> list[str]:
+def queued(rig: Rig, subject: Subject, count: int) -> list[str]:
     """New images without data, that are counted nowhere."""
     made = rig.run(
         subject.endpoint,
@@ -56,14 +56,16 @@ def _queued(rig: Rig, subject: Subject, count: int) -> list[str]:
     return made.ids
 
 
-def _delete(rig: Rig, subject: Subject, ids: list[str]) -> None:
+def delete(rig: Rig, subject: Subject, ids: list[str]) -> None:
+    """Deletes these images, counted nowhere."""
     paths = [f"/v2/images/{image_id}" for image_id in ids]
     asked = Requests("DELETE", paths, expect=204)
     rig.run(subject.endpoint, asked, connections=4, seconds=120.0, count=len(ids))
     settle(subject.endpoint.pid)
 
 
-def _uploads(ids: list[str], size_bytes: int) -> Requests:
+def uploads(ids: list[str], size_bytes: int) -> Requests:
+    """Requests that give each of these images data of that size."""
     paths = [f"/v2/images/{image_id}/file" for image_id in ids]
     return Requests("PUT", paths, expect=204, content_type=_PUT_TYPE, upload_bytes=size_bytes)
 
@@ -75,18 +77,18 @@ def _measure_small_uploads(rig: Rig, subject: Subject, connections: int) -> None
     hashing: list[float] = []
     slices: list[Slice] = []
     for _ in range(options.rounds):
-        ids = _queued(rig, subject, count)
+        ids = queued(rig, subject, count)
         hashing.append(hashing_cpu_seconds(size_bytes))
         slices.append(
             rig.run(
                 subject.endpoint,
-                _uploads(ids, size_bytes),
+                uploads(ids, size_bytes),
                 connections=connections,
                 seconds=options.slice_seconds * 4,
                 count=count,
             )
         )
-        _delete(rig, subject, ids)
+        delete(rig, subject, ids)
     scenario = f"upload {size_name(size_bytes)}"
     row = _row(scenario, subject, connections, slices)
     row.floors["hashing cpu ms"] = median(hashing) * 1000
@@ -105,7 +107,7 @@ def _measure_large_upload(rig: Rig, subject: Subject) -> None:
     floors: list[PipelineFloor] = []
     slices: list[Slice] = []
     for _ in range(options.rounds):
-        ids = _queued(rig, subject, 1)
+        ids = queued(rig, subject, 1)
         # What older writes left in memory would otherwise be written during one of the two.
         os.sync()
         floors.append(pipeline_floor(rig.folder, size_bytes))
@@ -113,13 +115,13 @@ def _measure_large_upload(rig: Rig, subject: Subject) -> None:
         slices.append(
             rig.run(
                 subject.endpoint,
-                _uploads(ids, size_bytes),
+                uploads(ids, size_bytes),
                 connections=1,
                 seconds=_LARGE_SECONDS,
                 count=1,
             )
         )
-        _delete(rig, subject, ids)
+        delete(rig, subject, ids)
     scenario = f"upload {size_name(size_bytes)}"
     row = _row(scenario, subject, 1, slices)
     _enter_pipeline(row, slices, floors, size_bytes)
@@ -151,10 +153,10 @@ def _enter_pipeline(
 def _watch_large_uploads(rig: Rig, subject: Subject, connections: int) -> None:
     """Large uploads side by side, watched for a while and then cut off."""
     options = rig.options
-    ids = _queued(rig, subject, connections)
+    ids = queued(rig, subject, connections)
     os.sync()
-    seen = _window(rig, subject.endpoint, _uploads(ids, options.large_bytes), connections)
-    _delete(rig, subject, ids)
+    seen = _window(rig, subject.endpoint, uploads(ids, options.large_bytes), connections)
+    delete(rig, subject, ids)
     scenario = f"upload {size_name(options.large_bytes)}, window"
     rig.found(_row(scenario, subject, connections, [seen]))
 
@@ -176,10 +178,10 @@ def measure_download(rig: Rig, subject: Subject) -> None:
     with FileServer(rig.folder / "file-server", files) as server:
         floor = Endpoint(server.port, server.pid)
         for size_bytes in (options.small_bytes, options.large_bytes):
-            image_id = _queued(rig, subject, 1)[0]
+            image_id = queued(rig, subject, 1)[0]
             uploaded = rig.run(
                 subject.endpoint,
-                _uploads([image_id], size_bytes),
+                uploads([image_id], size_bytes),
                 connections=1,
                 seconds=_LARGE_SECONDS,
                 count=1,
@@ -189,7 +191,7 @@ def measure_download(rig: Rig, subject: Subject) -> None:
             url = f"http://127.0.0.1:{subject.endpoint.port}/v2/images/{image_id}/file"
             _copy(url, files / str(size_bytes), size_bytes)
             _measure_downloads(rig, subject, floor, server.name, image_id, size_bytes)
-            _delete(rig, subject, [image_id])
+            delete(rig, subject, [image_id])
             (files / str(size_bytes)).unlink()
 
 
