@@ -11,10 +11,9 @@ from typing import Annotated
 
 import typer
 
-from calotype.commands.errors import Invalid
-from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
+from calotype.ops.cli.terminal.invocation import Invocation, noun, verb
 from calotype.ops.jobs.remembering import Place, places_of, remember
-from calotype.ops.settings.settings import Settings, SettingsError, load_settings
+from calotype.ops.settings.settings import Settings, SettingsError
 from calotype.ops.wiring import composition
 from calotype.projections.engine.positions import positions_now
 from calotype.projections.rebuild import epochs
@@ -22,13 +21,11 @@ from calotype.projections.rebuild.epochs import Head, NotAHead, OfAnotherLog, Se
 from calotype.stores.images.driver import StoreError
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-stores_app = typer.Typer(help="The stores of image data.", no_args_is_help=True)
+stores_app = noun("The stores of image data.")
 
 
 def begin_epoch(
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
+    invocation: Invocation,
     valid_to: Annotated[
         str | None,
         typer.Option(
@@ -43,7 +40,7 @@ def begin_epoch(
     Positions of the events that are there stay valid; those of lost events are refused from now on.
     Nothing may serve on this log meanwhile.
     """
-    with _opened(load_settings(config, data=data, log__url=log_url)) as (recorder, places):
+    with _opened(invocation.settings) as (recorder, places):
         if asyncio.run(recorder.live_leases("process:")):
             raise SettingsError(
                 "log begin-epoch: processes serve on this log; stop them first (a killed one "
@@ -51,10 +48,7 @@ def begin_epoch(
             )
         end = None
         if valid_to is not None:
-            try:
-                end = positions_now(recorder).decode(valid_to, "--valid-to")
-            except Invalid as error:
-                raise SettingsError(f"--valid-to: {error.explanation}") from None
+            end = positions_now(recorder).decode(valid_to, "--valid-to")
         remembered = [head for place in places if (head := _related(recorder, place))]
         if not any(_does_not_fit(recorder, head) for head in remembered):
             raise SettingsError(
@@ -64,16 +58,19 @@ def begin_epoch(
         for place in places:
             _write(recorder, place)
     log, last = positions.former[-1]
-    typer.echo(f"The log is {positions.log_id} from now on.")
-    typer.echo(f"Positions of {log} hold up to {positions.encode(last)}; later ones are refused.")
+    invocation.out.say(
+        f"The log is {positions.log_id} from now on.\n"
+        f"Positions of {log} hold up to {positions.encode(last)}; later ones are refused.",
+        log=positions.log_id,
+        former=log,
+        valid_to=positions.encode(last),
+    )
 
 
-@stores_app.command()
-def adopt(
-    config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
-) -> None:
+@verb(stores_app)
+def adopt(invocation: Invocation) -> None:
     """Give the store to this log, whatever log it belonged to; its data is left alone."""
-    with _opened(load_settings(config, data=data, log__url=log_url)) as (recorder, places):
+    with _opened(invocation.settings) as (recorder, places):
         for place in places:
             try:
                 head = _read(place)
@@ -87,7 +84,8 @@ def adopt(
             except (NotAHead, OfAnotherLog) as error:
                 typer.echo(f"{place.name}: {error}", err=True)
             _write(recorder, place, adopt=True)
-            typer.echo(f"{place.name} belongs to the log {positions_now(recorder).log_id}")
+            log = positions_now(recorder).log_id
+            invocation.out.say(f"{place.name} belongs to the log {log}", place=place.name, log=log)
 
 
 @contextmanager

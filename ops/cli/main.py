@@ -5,12 +5,11 @@ import logging
 import os
 import re
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import structlog
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from calotype.ops.cli import (
     adopt,
@@ -22,45 +21,65 @@ from calotype.ops.cli import (
     replay,
     restorable,
     sinks,
+    status,
     webhooks,
 )
-from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
+from calotype.ops.cli.terminal.invocation import DryRunOption, Invocation, noun, verb
+from calotype.ops.cli.terminal.progress import bar
+from calotype.ops.jobs.reconcile import Findings
+from calotype.ops.jobs.reconcile import reconcile as run_reconcile
 from calotype.ops.jobs.remembering import check_log, places_of
-from calotype.ops.settings.settings import Settings, SettingsError, load_settings
+from calotype.ops.settings.settings import Settings, SettingsError
 from calotype.ops.wiring import composition
 from calotype.ops.wiring.sinks import check_files, silent_downloads
+from calotype.projections.images.queries import Queries
 from calotype.stores.log.errors import LogUnavailable
+from calotype.stores.log.recorder import GroupCommitRecorder
 
-app = typer.Typer(
-    name="calotype",
-    help="An image service for clouds: the Image API v2 on an event log.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
-app.add_typer(config_app, name="config")
-app.add_typer(audit.app, name="audit")
-app.add_typer(consumers.app, name="consumers")
-event_log.app.command("begin-epoch")(adopt.begin_epoch)
-app.add_typer(event_log.app, name="log")
-app.add_typer(projections.app, name="projections")
-app.add_typer(sinks.app, name="sinks")
-app.add_typer(adopt.stores_app, name="stores")
-app.add_typer(webhooks.app, name="webhooks")
-app.command()(history.history)
-app.command()(replay.replay)
-app.command()(restorable.restorable)
-app.command()(restorable.restore)
-app.command()(restorable.purge)
+app = noun("An image service for clouds: the Image API v2 on an event log.")
+config_app = noun("Look at the configuration.")
+verb(event_log.app, "begin-epoch")(adopt.begin_epoch)
+for name, verbs in {
+    "audit": audit.app,
+    "config": config_app,
+    "consumers": consumers.app,
+    "log": event_log.app,
+    "projections": projections.app,
+    "sinks": sinks.app,
+    "stores": adopt.stores_app,
+    "webhooks": webhooks.app,
+}.items():
+    app.add_typer(verbs, name=name)
+verb(app)(history.history)
+verb(app)(replay.replay)
+verb(app, formerly={"until": "--to"})(restorable.restorable)
+verb(app, formerly={"until": "--to"})(restorable.restore)
+verb(app)(restorable.purge)
+verb(app)(status.status)
 
 
-@app.command()
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"calotype {version('calotype')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    shown: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """An image service for clouds: the Image API v2 on an event log."""
+
+
+@verb(app, prints=False)
 def serve(
-    config: ConfigOption = None,
+    invocation: Invocation,
     listen: Annotated[str | None, typer.Option("--listen", help="HOST:PORT.")] = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes that share the port.")
     ] = None,
@@ -68,9 +87,7 @@ def serve(
     """Serve the Image API until SIGTERM."""
     from calotype.ops.serving.process import serve as run
 
-    settings = load_settings(
-        config, http__listen=listen, data=data, log__url=log_url, workers=workers
-    )
+    settings = invocation.load(http__listen=listen, workers=workers)
     _log_to_stderr()
     raise typer.Exit(run(settings))
 
@@ -85,71 +102,26 @@ def worker() -> None:
     raise typer.Exit(run(settings))
 
 
-@app.command()
-def migrate(
-    config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
-) -> None:
+@verb(app)
+def migrate(invocation: Invocation) -> None:
     """Bring the database up to date; does nothing when it is."""
     from calotype.ops.serving.process import make_data_directory
 
-    settings = load_settings(config, data=data, log__url=log_url)
-    make_data_directory(settings)
-    recorder = composition.recorder_of(settings)
+    make_data_directory(invocation.settings)
+    recorder = composition.recorder_of(invocation.settings)
     try:
         composition.check_way(recorder)
         applied = composition.migrate(recorder)
     finally:
         recorder.close_now()
-    for name in applied:
-        typer.echo(f"applied {name}")
-    typer.echo("The database is up to date.")
+    lines = [f"applied {name}" for name in applied]
+    invocation.out.say("\n".join([*lines, "The database is up to date."]), applied=applied)
 
 
-@app.command()
-def status(
-    config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
-) -> None:
-    """Show the log's position, and the images by status."""
-    from calotype.projections.engine.positions import positions_now
-    from calotype.projections.images.queries import Queries
-
-    settings = load_settings(config, data=data, log__url=log_url)
-    composition.require_log(settings)
-    recorder = composition.recorder_of(settings)
-
-    async def look() -> tuple[list[tuple[str, int, int]], int, set[str]]:
-        counts = await Queries(recorder).counts()
-        processes = await recorder.live_leases("process:")
-        unsettled = await Queries(recorder).unsettled()
-        await recorder.close()
-        return counts, unsettled, processes
-
-    try:
-        pending = recorder.pending_migrations()
-        if pending:
-            typer.echo(
-                f"The database is not up to date ({', '.join(pending)}): run calotype migrate"
-            )
-            raise typer.Exit(1)
-        position = positions_now(recorder).encode(recorder.max_notification_id() or 0)
-        counts, unsettled, processes = asyncio.run(look())
-    finally:
-        recorder.close_now()
-    typer.echo(f"log position          {position}")
-    typer.echo(f"processes serving     {len(processes)}")
-    typer.echo(f"unsettled blobs       {unsettled}")
-    table = Table("status", "images", "bytes")
-    for name, images, size in sorted(counts):
-        table.add_row(name, str(images), str(size))
-    Console().print(table)
-
-
-@app.command()
+@verb(app)
 def reconcile(
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; change nothing.")] = False,
+    invocation: Invocation,
+    dry_run: DryRunOption = False,
     grace_seconds: Annotated[
         float, typer.Option(help="Unknown things younger than this are left alone.")
     ] = 3600.0,
@@ -158,34 +130,25 @@ def reconcile(
 
     Exits with 1 when an image's bytes are missing.
     """
-    from calotype.ops.jobs.reconcile import reconcile as run
-    from calotype.projections.images.queries import Queries
-
-    settings = load_settings(config, data=data, log__url=log_url)
-    composition.require_log(settings)
+    composition.require_log(invocation.settings)
     _log_to_stderr()
 
-    async def go() -> int:
-        recorder = composition.ready_recorder(settings)
-        context = composition.parts_of(settings, recorder)
-        try:
-            await asyncio.to_thread(check_log, recorder, places_of(settings, context.stores))
-            findings = await run(
-                context, Queries(recorder), grace_seconds=grace_seconds, dry_run=dry_run
+    async def go(recorder: GroupCommitRecorder) -> Findings:
+        context = composition.parts_of(invocation.settings, recorder)
+        places = places_of(invocation.settings, context.stores)
+        await asyncio.to_thread(check_log, recorder, places)
+        queries = Queries(recorder)
+        # Each image is met twice, as bytes in a store and as bytes that are expected there.
+        images = sum(count for _, count, _ in await queries.counts())
+        with bar("comparing", 2 * images) as advance:
+            return await run_reconcile(
+                context, queries, advance, grace_seconds=grace_seconds, dry_run=dry_run
             )
-        finally:
-            await recorder.close()
-        for name in ("orphans", "unfinished", "beyond", "missing"):
-            for url in getattr(findings, name):
-                typer.echo(f"{name.rstrip('s'):<12}{url}")
-        typer.echo(
-            f"removed {findings.removed}, left {findings.recent} recent ones alone, gave up "
-            f"{findings.swept.uploads_given_up} uploads, removed garbage of "
-            f"{findings.swept.blobs_removed} blobs, missing {len(findings.missing)}"
-        )
-        return 1 if findings.missing else 0
 
-    raise typer.Exit(asyncio.run(go()))
+    findings = invocation.ask(go)
+    invocation.out.rows(("finding", "where"), findings.all(), lambda row: list(row.values()))
+    invocation.out.summary(findings.said(dry_run), findings.counts(dry_run))
+    raise typer.Exit(1 if findings.missing else 0)
 
 
 _SECRETS = (
@@ -193,9 +156,9 @@ _SECRETS = (
 )  # fmt: skip
 
 
-@config_app.command("check")
+@verb(config_app, "check")
 def config_check(
-    config: ConfigOption = None,
+    invocation: Invocation,
     offline: Annotated[
         bool, typer.Option("--offline", help="Only read files: open neither log nor store.")
     ] = False,
@@ -209,7 +172,7 @@ def config_check(
     from calotype.ops.settings.policy_files import load_policy
     from calotype.ops.wiring.identity import identity_of
 
-    settings = load_settings(config)
+    settings = invocation.settings
     identity_of(settings)
     load_policy(settings.policy, settings.property_protections)
     check_files(settings)
@@ -221,18 +184,19 @@ def config_check(
     shown["log"]["url"] = _without_password(settings.log_url())
     shown["log"]["listen_url"] = _without_password(settings.log.listen_url)
     shown |= {f"sinks.{name}": sink.shown() for name, sink in settings.sinks.items()}
-    for key, value in shown.items():
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                typer.echo(f"{key}.{name} = {inner!r}")
-        else:
-            typer.echo(f"{key} = {value!r}")
+    flat = {
+        f"{key}.{name}" if name else key: inner
+        for key, value in shown.items()
+        for name, inner in (value.items() if isinstance(value, dict) else [("", value)])
+    }
+    invocation.out.say("\n".join(f"{key} = {value!r}" for key, value in flat.items()), **flat)
     for name in silent_downloads(settings):
-        typer.echo(f"Note: sinks.{name} sends no image.send, because audit.downloads is false.")
+        note = f"Note: sinks.{name} sends no image.send, because audit.downloads is false."
+        typer.echo(note, err=invocation.out.is_for_programs)
     found = [] if offline else list(troubles(settings))
     if found:
         raise SettingsError("\n".join(found))
-    typer.echo("The configuration is valid.")
+    typer.echo("The configuration is valid.", err=invocation.out.is_for_programs)
 
 
 def _without_password(url: str) -> str:
@@ -266,7 +230,7 @@ def _log_to_stderr() -> None:
 def main() -> None:
     """Entry point: turns errors that a person can mend into one message and exit code 2."""
     try:
-        app()
+        app(prog_name="calotype")
     except SettingsError as error:
         print(f"calotype: the configuration cannot be used:\n{error}", file=sys.stderr)
         sys.exit(2)

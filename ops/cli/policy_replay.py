@@ -1,18 +1,15 @@
 """`calotype replay --policy FILE`: which past changes other rules would have decided otherwise."""
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
-import orjson
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from calotype.commands.policy.policy import Policy
+from calotype.ops.cli.terminal.output import Document, Output
+from calotype.ops.cli.terminal.progress import bar
 from calotype.ops.settings.policy_files import load_policy
 from calotype.ops.settings.settings import Settings
 from calotype.projections.engine.positions import Positions, positions_now
@@ -25,9 +22,8 @@ from calotype.projections.past.policy_replay import (
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 LONGEST_TABLE = 200
-"""Changes that are shown to people; all of them are counted, and `--json` gives all."""
-_WIDTH = 200
-"""Characters of a line where it is not a terminal that reads."""
+"""Changes of a table; all of them are counted, and `--output json` gives all."""
+TITLES = ("position", "time", "who", "request", "what", "image", "rule", "now -> then")
 
 
 def tried_policy(settings: Settings, policy: Path | None, protections: Path | None) -> Policy:
@@ -73,23 +69,28 @@ class Findings:
         if len(self.first) < LONGEST_TABLE:
             self.first.append(decision)
 
-    def line(self, decision: Decision) -> bytes:
-        """The change as a line of JSON."""
-        return orjson.dumps(
-            {
-                "position": self._positions.encode(decision.position),
-                "time": decision.time,
-                "actor": decision.actor,
-                "request_id": decision.request_id,
-                "type": decision.type,
-                "image_id": decision.image_id,
-                "rule": decision.rule,
-                "now": _said(decision.now),
-                "then": _said(decision.then),
-            }
-        )
+    def document(self, decision: Decision) -> Document:
+        """The change as an object."""
+        return {
+            "position": self._positions.encode(decision.position),
+            "time": decision.time,
+            "actor": decision.actor,
+            "request_id": decision.request_id,
+            "type": decision.type,
+            "image_id": decision.image_id,
+            "rule": decision.rule,
+            "now": _said(decision.now),
+            "then": _said(decision.then),
+        }
 
-    def summary(self) -> dict[str, Any]:
+    def cells(self, decision: Decision) -> list[object]:
+        """The change as a row."""
+        told = self.document(decision)
+        who = f"{decision.actor['user']} of {decision.actor['project']}"
+        facts = [told[key] for key in ("request_id", "type", "image_id", "rule")]
+        return [told["position"], told["time"], who, *facts, f"{told['now']} -> {told['then']}"]
+
+    def summary(self) -> Document:
         """All counts."""
         return {
             "changes": self.asked,
@@ -106,35 +107,25 @@ class Findings:
             ],
         }
 
-    def show(self, console: Console) -> None:
+    def show(self, out: Output) -> None:
         """Tables for people: the changes, and how many there are by rule and by user."""
-        changes = Table(
-            "position", "time", "who", "request", "what", "image", "rule", "now -> then"
-        )
-        for decision in self.first:
-            who = f"{decision.actor['user']} of {decision.actor['project']}"
-            said = f"{_said(decision.now)} -> {_said(decision.then)}"
-            position = self._positions.encode(decision.position)
-            cells = [position, decision.time, who, decision.request_id]
-            cells += [decision.type, decision.image_id, decision.rule, said]
-            changes.add_row(*[_plain(cell) for cell in cells])
-        rules = Table("rule", "now -> then", "changes")
-        for (rule, direction), count in self.rules.most_common():
-            rules.add_row(_plain(rule), direction, str(count))
-        users = Table("user", "project", "changes")
-        for (user, project), count in self.users.most_common():
-            users.add_row(_plain(user), _plain(project), str(count))
+        summary = self.summary()
         if self.count:
-            for table in (changes, rules, users):
-                console.print(table)
+            out.rows(TITLES, self.first, self.cells)
+            for kind, titles in (
+                ("by_rule", ("rule", "now -> then", "changes")),
+                ("by_user", ("user", "project", "changes")),
+            ):
+                out.rows(titles, summary[kind], lambda row: list(row.values()))
         if self.count > len(self.first):
-            console.print(f"Only the first {len(self.first)} are shown; --json gives all.")
-        console.print(
+            out.say(f"Only the first {len(self.first)} are shown; --output json gives all.")
+
+    def said(self) -> str:
+        """The counts in two sentences."""
+        return (
             f"{self.count} of {self.asked} changes would be decided otherwise; "
             f"{self.refused_by_both} are refused by both today.\n"
-            "What was refused is no event: what these rules would newly allow is not known.",
-            highlight=False,
-            soft_wrap=True,
+            "What was refused is no event: what these rules would newly allow is not known."
         )
 
 
@@ -143,13 +134,12 @@ def what_if(
     recorder: GroupCommitRecorder,
     then: Policy,
     span: tuple[int, int],
-    *,
-    as_json: bool,
+    out: Output,
 ) -> int:
-    """Walks the events from one position to another, both included, and tells what it finds.
+    """Judges the events from one position to another, both included, and prints what it finds.
 
     `then` is tried against the policy in force. Returns how many changes they decide otherwise.
-    Needs flat memory, and takes nothing from a service that goes on meanwhile.
+    Needs flat memory, and takes nothing from a service that runs meanwhile.
     """
     now = load_policy(settings.policy, settings.property_protections)
     for fact, rules in unrecorded_facts(then).items():
@@ -159,22 +149,22 @@ def what_if(
         )
     findings = Findings(positions_now(recorder))
     first, last = span
-    console = Console(stderr=True)
-    columns = (TextColumn("asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=max(0, last - first + 1))
-        for decision in PolicyReplay(recorder, now, then).decisions(first, last):
-            progress.advance(task)
-            if decision is None:
-                continue
-            findings.add(decision)
-            if as_json and decision.differs:
-                typer.echo(findings.line(decision))
-    if as_json:
-        typer.echo(orjson.dumps({"summary": findings.summary()}))
+
+    def differing() -> Iterator[Decision]:
+        with bar("asking", max(0, last - first + 1)) as advance:
+            for decision in PolicyReplay(recorder, now, then).decisions(first, last):
+                advance(1)
+                if decision is not None:
+                    findings.add(decision)
+                    if decision.differs:
+                        yield decision
+
+    if out.is_for_programs:
+        out.rows(TITLES, differing(), findings.cells, findings.document)
     else:
-        console = Console()
-        findings.show(console if console.is_terminal else Console(width=_WIDTH))
+        deque(differing(), maxlen=0)
+        findings.show(out)
+    out.summary(findings.said(), findings.summary())
     return findings.count
 
 
@@ -184,9 +174,3 @@ def _said(refusal: Refusal | None) -> str:
         return "allowed"
     status = refusal.error.status
     return f"{status} {HTTPStatus(status).phrase}"
-
-
-def _plain(text: str) -> Text:
-    """Text from outside: nothing of it may steer a terminal, or look like markup."""
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return Text(printable, overflow="fold")

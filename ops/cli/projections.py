@@ -1,19 +1,15 @@
 """`calotype projections`: what is made of the log, how far it is, and whether it is right."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
-from calotype.ops.cli.progress import ProgressReporter
-from calotype.ops.cli.rebuild import JsonOption, NamesArgument, chosen_prints, rebuild, switch
-from calotype.ops.settings.settings import load_settings
-from calotype.ops.wiring import composition
+from calotype.ops.cli.rebuild import NamesArgument, chosen_projections, rebuild, switch
+from calotype.ops.cli.terminal.invocation import Invocation, noun, verb
+from calotype.ops.cli.terminal.progress import ProgressReporter
 from calotype.projections.engine.positions import positions_now
 from calotype.projections.rebuild.rebuild import spare_of
 from calotype.projections.rebuild.registry import PROJECTIONS, Projection, reached
@@ -21,47 +17,34 @@ from calotype.projections.rebuild.verify import Difference, differences
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 SHOWN = 20
-"""Differences that are told one by one."""
+"""Differences that are printed one by one."""
 
-app = typer.Typer(help="Look at the tables that are made of the log.", no_args_is_help=True)
+app = noun("Look at the tables that are made of the log.")
 
-app.command()(rebuild)
-app.command()(switch)
+verb(app)(rebuild)
+verb(app)(switch)
 
 
-@app.command("list")
-def list_projections(
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
-) -> None:
-    """List the projections: what they are for, their tables and sizes, and where they stand."""
-    recorder = _recorder(config, data, log_url)
-    try:
+@verb(app, "list")
+def list_projections(invocation: Invocation) -> None:
+    """List the projections: what they are for, their tables and sizes, and how far they are."""
+    with invocation.log() as recorder:
         facts = [_facts(recorder, known) for known in PROJECTIONS]
-    finally:
-        recorder.close_now()
-    if as_json:
-        for fact in facts:
-            typer.echo(orjson.dumps(fact))
-        return
-    table = Table("projection", "what for", "table", "rows", "MB", "position", show_lines=True)
-    for fact in facts:
-        parts = fact["tables"]
-        waiting = fact["built"]
-        position = fact["position"]
-        if waiting is not None:
-            position += f"\nbuilt, not in use: {waiting['position']}"
-        table.add_row(
-            fact["projection"],
-            fact["purpose"],
-            "\n".join(part["table"] for part in parts),
-            "\n".join(str(part["rows"]) for part in parts),
-            "\n".join(_megabytes(part["bytes"]) for part in parts),
-            position,
-        )
-    Console().print(table)
+    titles = ("projection", "what for", "table", "rows", "MB", "position")
+    invocation.out.rows(titles, facts, _listed)
+
+
+def _listed(fact: dict[str, Any]) -> list[object]:
+    parts, built = fact["tables"], fact["built"]
+    waiting = "" if built is None else f"\nbuilt, not in use: {built['position']}"
+    return [
+        fact["projection"],
+        fact["purpose"],
+        "\n".join(part["table"] for part in parts),
+        "\n".join(str(part["rows"]) for part in parts),
+        "\n".join(_megabytes(part["bytes"]) for part in parts),
+        fact["position"] + waiting,
+    ]
 
 
 def _facts(recorder: GroupCommitRecorder, known: Projection) -> dict[str, Any]:
@@ -92,69 +75,59 @@ def _megabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e6:.1f}"
 
 
-@app.command()
-def status(
-    config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
-) -> None:
+@verb(app)
+def status(invocation: Invocation) -> None:
     """List the projections: their tables and rows, how far they are, and who keeps them so."""
-    recorder = _recorder(config, data, log_url)
-    try:
-        leaders = {
-            known.name: asyncio.run(recorder.live_leases(f"follower:{known.follower}"))
-            for known in PROJECTIONS
-            if known.follower
-        }
-        positions = positions_now(recorder)
-        with recorder.snapshot() as fetch:
-            head = fetch("SELECT max(notification_id) FROM stored_events")[0][0] or 0
-            table = Table("projection", "table", "rows", "position", "behind", "kept by")
-            for known in PROJECTIONS:
-                position = reached(fetch, known)
-                keeper = "every append"
-                if known.follower:
-                    keeper = ", ".join(sorted(leaders[known.name])) or "nobody now"
-                facts = [positions.encode(position), str(head - position), keeper]
-                for number, part in enumerate(known.tables):
-                    rows = fetch(f"SELECT count(*) FROM {part.name}")[0][0]
-                    first = known.name if number == 0 else ""
-                    table.add_row(first, part.name, str(rows), *(facts if first else ("", "", "")))
-    finally:
-        recorder.close_now()
-    Console().print(table)
+    titles = ("projection", "table", "rows", "position", "behind", "kept by")
+    with invocation.log() as recorder:
+        rows = [row for known in PROJECTIONS for row in _statuses(recorder, known)]
+    invocation.out.rows(titles, rows, lambda row: list(row.values()))
 
 
-@app.command()
-def verify(
-    names: NamesArgument = None,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
-) -> None:
+def _statuses(recorder: GroupCommitRecorder, known: Projection) -> Iterator[dict[str, Any]]:
+    keeper = "every append"
+    if known.follower:
+        leaders = asyncio.run(recorder.live_leases(f"follower:{known.follower}"))
+        keeper = ", ".join(sorted(leaders)) or "nobody now"
+    positions = positions_now(recorder)
+    with recorder.snapshot() as fetch:
+        position = reached(fetch, known)
+        behind = (fetch("SELECT max(notification_id) FROM stored_events")[0][0] or 0) - position
+        for part in known.tables:
+            yield {
+                "projection": known.name,
+                "table": part.name,
+                "rows": fetch(f"SELECT count(*) FROM {part.name}")[0][0],
+                "position": positions.encode(position),
+                "behind": behind,
+                "kept_by": keeper,
+            }
+
+
+@verb(app)
+def verify(invocation: Invocation, names: NamesArgument = None) -> None:
     """Compare the tables, row by row, with what the log says they should hold.
 
     While serving, too: every look is at one moment of the database. Exits with 1 when a row is
     not as it should be, naming the table and the key.
     """
-    chosen = chosen_prints(names)
-    recorder = _recorder(config, data, log_url)
-    try:
+    chosen = chosen_projections(names)
+    with invocation.log() as recorder:
         found = {known.name: _verify(recorder, known) for known in chosen}
-    finally:
-        recorder.close_now()
     for name, wrong in found.items():
-        for difference in wrong[:SHOWN]:
-            typer.echo(f"{difference.table} {difference.key}: {difference.what}")
+        lines = [
+            f"{difference.table} {difference.key}: {difference.what}"
+            for difference in wrong[:SHOWN]
+        ]
         if len(wrong) > SHOWN:
-            typer.echo(f"... and {len(wrong) - SHOWN} more rows of {name}")
-        typer.echo(f"{name}: {'DOES NOT FIT the log' if wrong else 'fits the log'}")
+            lines.append(f"... and {len(wrong) - SHOWN} more rows of {name}")
+        lines.append(f"{name}: {'DOES NOT FIT the log' if wrong else 'fits the log'}")
+        facts = [{**asdict(difference), "key": str(difference.key)} for difference in wrong]
+        invocation.out.say("\n".join(lines), projection=name, fits=not wrong, differences=facts)
     raise typer.Exit(1 if any(found.values()) else 0)
 
 
 def _verify(recorder: GroupCommitRecorder, known: Projection) -> list[Difference]:
-    with ProgressReporter(known.name) as told:
-        told.phase("events", recorder.max_notification_id() or 0)
-        return list(differences(recorder, known, told.advance))
-
-
-def _recorder(config: ConfigOption, data: DataOption, log_url: LogUrlOption) -> GroupCommitRecorder:
-    return composition.ready_recorder(load_settings(config, data=data, log__url=log_url))
+    with ProgressReporter(known.name) as progress:
+        progress.phase("events", recorder.max_notification_id() or 0)
+        return list(differences(recorder, known, progress.advance))

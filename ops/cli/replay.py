@@ -5,23 +5,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from calotype.commands.errors import Invalid
-from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
 from calotype.ops.cli.policy_replay import tried_policy, what_if
-from calotype.ops.settings.settings import Settings, SettingsError, load_settings
-from calotype.ops.wiring import composition
+from calotype.ops.cli.terminal.invocation import Invocation, misused
+from calotype.ops.cli.terminal.output import Output
+from calotype.ops.cli.terminal.progress import bar
 from calotype.ops.wiring.sinks import ends_of, sink_named
 from calotype.projections.engine.positions import Positions, positions_now
 from calotype.projections.sinks.contract import TryLater
-from calotype.projections.sinks.resending import Resending
+from calotype.projections.sinks.resending import Resending, Resent
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 
 def replay(
+    invocation: Invocation,
     to: Annotated[
         str | None, typer.Option("--to", metavar="SINK", help="Tell this sink again.")
     ] = None,
@@ -38,15 +35,9 @@ def replay(
     property_protections: Annotated[
         Path | None, typer.Option("--property-protections", help="Try this file in place of that.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="With --policy: one JSON object a line.")
-    ] = False,
     fail_if_any: Annotated[
         bool, typer.Option("--fail-if-any", help="With --policy: exit with 1 if any differs.")
     ] = False,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
 ) -> None:
     """Go through the log, or a part of it, again.
 
@@ -58,81 +49,70 @@ def replay(
 
     Serving may go on meanwhile.
     """
-    settings = load_settings(config, data=data, log__url=log_url)
+    settings = invocation.settings
     trying = policy is not None or property_protections is not None
     if trying == (to is not None):
-        raise SettingsError(
-            "replay: say either --to SINK, the name of a table [sinks.NAME], "
-            "or --policy FILE (or --property-protections FILE)"
+        raise misused(
+            "--to, --policy",
+            "say either --to SINK, the name of a table [sinks.NAME], or --policy FILE (or "
+            "--property-protections FILE)",
         )
     if trying and dry_run:
-        raise SettingsError("--dry-run: belongs to --to; with --policy nothing changes anyway")
+        raise misused("--dry-run", "belongs to --to; with --policy nothing changes anyway")
     if to is not None:
         if first is None:
-            raise SettingsError("--from: say the position to begin with, as the feed gives it")
+            raise misused("--from", "say the position to begin with, as the feed gives it")
         sink_named(settings, to)
-    recorder = composition.ready_recorder(settings)
-    try:
+    with invocation.log() as recorder:
         positions = positions_now(recorder)
         end = recorder.max_notification_id() or 0
-        start = 1 if first is None else max(_decoded(positions, first, "--from"), 1)
-        stop = end if last is None else min(end, _decoded(positions, last, "--until"))
+        start = 1 if first is None else max(positions.decode(first, "--from"), 1)
+        stop = end if last is None else min(end, positions.decode(last, "--until"))
         if to is not None:
-            failed = asyncio.run(_resend(settings, recorder, to, start, stop, dry_run))
+            failed = asyncio.run(_resend(invocation, recorder, to, start, stop, dry_run))
         else:
             then = tried_policy(settings, policy, property_protections)
-            count = what_if(settings, recorder, then, (start, stop), as_json=as_json)
+            count = what_if(settings, recorder, then, (start, stop), invocation.out)
             failed = fail_if_any and count > 0
-    finally:
-        recorder.close_now()
     raise typer.Exit(1 if failed else 0)
 
 
 async def _resend(
-    settings: Settings,
+    invocation: Invocation,
     recorder: GroupCommitRecorder,
     name: str,
     start: int,
     stop: int,
     dry_run: bool,
 ) -> bool:
-    """Tells what became of it; whether something is left undone."""
+    """Prints what became of it; whether something is left undone."""
     positions = positions_now(recorder)
-    ends = ends_of(recorder, positions, name, sink_named(settings, name))
+    ends = ends_of(recorder, positions, name, sink_named(invocation.settings, name))
     resending = Resending(recorder, ends.encoder, None if dry_run else ends.broker)
-    console = Console(stderr=True)
-    columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     trouble = ""
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("", total=max(stop - start + 1, 0))
-            await resending.range(start, stop, lambda count: progress.advance(task, count))
+        with bar("replaying", max(stop - start + 1, 0)) as advance:
+            await resending.range(start, stop, advance)
     except TryLater as error:
         trouble = str(error)
     finally:
         await ends.broker.close()
         await recorder.close()
-    _show(resending, positions, dry_run)
+    _show(invocation.out, resending.done, positions, dry_run)
     if trouble:
         go_on = positions.encode(resending.done.last + 1)
-        typer.echo(f"{name}: {trouble}\nGo on with --from {go_on}", err=True)
+        typer.echo(f"{name}: {trouble}\nContinue with --from {go_on}", err=True)
     return bool(trouble or resending.done.refused)
 
 
-def _show(resending: Resending, positions: Positions, dry_run: bool) -> None:
-    done = resending.done
-    table = Table("type", "messages")
-    for kind, count in sorted(done.told.items()):
-        table.add_row(kind, str(count))
-    Console().print(table)
-    for position, error in sorted(done.refused.items()):
-        typer.echo(f"{positions.encode(position)} refused: {error}")
+def _show(out: Output, done: Resent, positions: Positions, dry_run: bool) -> None:
+    refused = {positions.encode(at): error for at, error in sorted(done.refused.items())}
+    told = [{"type": kind, "messages": count} for kind, count in sorted(done.told.items())]
+    out.rows(("type", "messages"), told, lambda row: list(row.values()))
+    lines = [
+        f"{position} {'would be ' * dry_run}refused: {why}" for position, why in refused.items()
+    ]
     verb = "would be sent" if dry_run else "sent"
-    typer.echo(f"{done.told.total()} messages of {done.events} events {verb}")
-
-
-def _decoded(positions: Positions, text: str, name: str) -> int:
-    try:
-        return positions.decode(text, name)
-    except Invalid as error:
-        raise SettingsError(f"{name}: {error.explanation}") from None
+    lines.append(f"{done.told.total()} messages of {done.events} events {verb}")
+    facts = {"dry_run": dry_run, "events": done.events, "refused": refused}
+    out.summary("\n".join(lines), {**facts, "messages": done.told.total()})

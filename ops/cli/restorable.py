@@ -6,19 +6,14 @@ what they do is recorded under the name of their account on this machine.
 
 import asyncio
 import getpass
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import orjson
 import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
-from rich.text import Text
 
 from calotype.commands.context import CommandContext, cause_of, new_id
 from calotype.commands.errors import CalotypeError
@@ -26,11 +21,12 @@ from calotype.commands.images import deletion
 from calotype.commands.images.events import clock_text
 from calotype.commands.images.image import image_uuid
 from calotype.commands.policy.actor import Actor, Cause, with_implied
-from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
-from calotype.ops.settings.settings import SettingsError, load_settings
+from calotype.ops.cli.terminal.invocation import DryRunOption, Invocation, misused
+from calotype.ops.cli.terminal.output import Document, Output
 from calotype.ops.wiring import composition
 from calotype.projections.images.restorable import Row, Wanted, restorable_page
 from calotype.projections.past.as_of import rfc3339
+from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE = 500
 
@@ -39,62 +35,49 @@ OwnerOption = Annotated[str | None, typer.Option("--owner", help="Of this projec
 FromOption = Annotated[
     str | None, typer.Option("--from", help="Deleted at this time (RFC 3339) or later.")
 ]
-ToOption = Annotated[str | None, typer.Option("--to", help="Deleted before this time (RFC 3339).")]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", help="Deleted before this time (RFC 3339).")
+]
 
+Result = TypeVar("Result")
 Act = Callable[[CommandContext, Actor, Cause, UUID], Awaitable[object]]
 
 
 def restorable(
+    invocation: Invocation,
     deleted_by: ByOption = None,
     owner: OwnerOption = None,
     since: FromOption = None,
-    until: ToOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
+    until: UntilOption = None,
 ) -> None:
     """List the deleted images that can be restored, the latest deletion first."""
     wanted = _wanted(deleted_by, owner, since, until)
 
-    async def read() -> list[Row]:
-        async with _parts(config, data, log_url) as context:
-            return await _all(context, wanted)
+    async def read(context: CommandContext) -> list[Row]:
+        return await _all(context, wanted)
 
-    rows = asyncio.run(read())
-    if as_json:
-        for row in rows:
-            typer.echo(row.document)
-        return
-    table = Table("image", "name", "deleted", "by", "bytes", "restorable until")
-    for row in rows:
-        told = orjson.loads(row.document)
-        by = told["deleted_by"]
-        # As Text, because names from outside may look like markup.
-        cells = [
-            told["id"],
-            told["name"] or "",
-            told["deleted_at"],
-            f"{by['user']} of {by['project']}",
-            decimal(told["held_bytes"]),
-            told["retained_until"],
-        ]
-        table.add_row(*[Text(cell, overflow="fold") for cell in cells])
-    Console().print(table)
+    titles = ("image", "name", "deleted", "by", "bytes", "restorable until")
+    documents = (orjson.loads(row.document) for row in _commanded(invocation, read))
+    invocation.out.rows(titles, documents, _cells)
+
+
+def _cells(row: Document) -> list[object]:
+    by = row["deleted_by"]
+    who = f"{by['user']} of {by['project']}"
+    size = decimal(row["held_bytes"])
+    return [row["id"], row["name"], row["deleted_at"], who, size, row["retained_until"]]
 
 
 def restore(
+    invocation: Invocation,
     images: Annotated[
         list[str] | None, typer.Argument(help="Ids of deleted images.", show_default=False)
     ] = None,
     deleted_by: ByOption = None,
     owner: OwnerOption = None,
     since: FromOption = None,
-    until: ToOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell; change nothing.")] = False,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
+    until: UntilOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Restore deleted images: these ids, or all that the options describe.
 
@@ -102,27 +85,24 @@ def restore(
     """
     described = any((deleted_by, owner, since, until))
     if bool(images) == described:
-        raise SettingsError("IMAGE: name images, or describe them by --deleted-by, --from, ...")
+        raise misused("IMAGES", "name images, or describe them by --deleted-by, --from, ...")
     wanted = _wanted(deleted_by, owner, since, until)
 
-    async def run() -> int:
-        async with _parts(config, data, log_url) as context:
-            ids = images or [str(row.id) for row in await _all(context, wanted)]
-            if dry_run:
-                for image_id in ids:
-                    typer.echo(f"would restore {image_id}")
-                return 0
-            return await _each(context, ids, deletion.restore_image, "restored")
+    async def run(context: CommandContext) -> int:
+        ids = images or [str(row.id) for row in await _all(context, wanted)]
+        if not dry_run:
+            return await _each(invocation.out, context, ids, deletion.restore_image, "restored")
+        for image_id in ids:
+            invocation.out.say(f"would restore {image_id}", dry_run=True, image=image_id)
+        return 0
 
-    raise typer.Exit(asyncio.run(run()))
+    raise typer.Exit(_commanded(invocation, run))
 
 
 def purge(
+    invocation: Invocation,
     images: Annotated[list[str], typer.Argument(help="Ids of deleted images.")],
     reason: Annotated[str, typer.Option(help="Why, for the record; the image's owner sees it.")],
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
 ) -> None:
     """Give up what deleted images have kept, now and for good; a serving process removes the bytes.
 
@@ -132,20 +112,19 @@ def purge(
     async def one(context: CommandContext, actor: Actor, cause: Cause, image_id: UUID) -> None:
         await deletion.purge_image(context, actor, cause, image_id, reason)
 
-    async def run() -> int:
-        async with _parts(config, data, log_url) as context:
-            return await _each(context, images, one, "purged")
+    async def run(context: CommandContext) -> int:
+        return await _each(invocation.out, context, images, one, "purged")
 
-    raise typer.Exit(asyncio.run(run()))
+    raise typer.Exit(_commanded(invocation, run))
 
 
-async def _each(context: CommandContext, ids: list[str], act: Act, done: str) -> int:
+async def _each(out: Output, context: CommandContext, ids: list[str], act: Act, done: str) -> int:
     actor = Actor(f"cli:{getpass.getuser()}", None, with_implied({"admin"}))
     failures = 0
     for image_id in ids:
         try:
             await act(context, actor, cause_of(actor, "req-" + new_id()), image_uuid(image_id))
-            typer.echo(f"{done} {image_id}")
+            out.say(f"{done} {image_id}", result=done, image=image_id)
         except CalotypeError as error:
             failures += 1
             typer.echo(f"{image_id}: {error.explanation}", err=True)
@@ -170,7 +149,7 @@ def _wanted(
         owner=owner,
         deleted_by=deleted_by,
         deleted_after=_time("--from", since),
-        deleted_before=_time("--to", until),
+        deleted_before=_time("--until", until),
     )
 
 
@@ -180,24 +159,21 @@ def _time(option: str, text: str | None) -> str | None:
     try:
         return clock_text(rfc3339(text))
     except ValueError:
-        raise SettingsError(
-            f"{option}: use an RFC 3339 time such as 2026-01-31T12:00:00Z"
-        ) from None
+        raise misused(option, "use an RFC 3339 time such as 2026-01-31T12:00:00Z") from None
 
 
-@asynccontextmanager
-async def _parts(
-    config: Path | None, data: str | None, log_url: str | None
-) -> AsyncIterator[CommandContext]:
-    settings = load_settings(config, data=data, log__url=log_url)
-    recorder = composition.ready_recorder(settings)
-    try:
-        context = composition.parts_of(settings, recorder)
+def _commanded(
+    invocation: Invocation, work: Callable[[CommandContext], Awaitable[Result]]
+) -> Result:
+    """What work does with what commands work with."""
+
+    async def go(recorder: GroupCommitRecorder) -> Result:
+        context = composition.parts_of(invocation.settings, recorder)
         try:
-            yield context
+            return await work(context)
         finally:
             await context.quotas.close()
             for driver in context.stores.values():
                 await asyncio.to_thread(driver.close)
-    finally:
-        await recorder.close()
+
+    return invocation.ask(go)

@@ -1,16 +1,13 @@
 """`calotype sinks`: where each sink is, what keeps it from going on, and what it went past."""
 
 import asyncio
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from calotype.commands.errors import Invalid
-from calotype.ops.cli.options import ConfigOption, DataOption, LogUrlOption
-from calotype.ops.settings.settings import SettingsError, load_settings
-from calotype.ops.wiring import composition
+from calotype.ops.cli.terminal.invocation import AllOption, Invocation, fail, misused, noun, verb
+from calotype.ops.settings.sinks import SinkSettings
 from calotype.ops.wiring.sinks import ends_of, sink_named
 from calotype.projections.engine.positions import Positions, positions_now
 from calotype.projections.sinks.contract import TryLater
@@ -18,88 +15,85 @@ from calotype.projections.sinks.parked import checkpoint_of, lease_of, parked_of
 from calotype.projections.sinks.resending import Resending
 from calotype.stores.log.recorder import GroupCommitRecorder
 
-app = typer.Typer(help="Look after the sinks that the log is delivered to.", no_args_is_help=True)
+app = noun("Look after the sinks that the log is delivered to.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="SINK", help="As in [sinks.SINK].")]
 
 
-@app.command()
-def status(
-    config: ConfigOption = None, data: DataOption = None, log_url: LogUrlOption = None
-) -> None:
-    """List the sinks: how far each is, who serves it, and what keeps it from going on."""
-    settings = load_settings(config, data=data, log__url=log_url)
-    recorder = composition.ready_recorder(settings)
-    table = Table()
-    for column in ("sink", "kind", "position", "behind", "parked", "served by"):
-        table.add_column(column, overflow="fold")
-    troubles = []
-    try:
-        head = recorder.max_notification_id() or 0
+@verb(app)
+def status(invocation: Invocation) -> None:
+    """List the sinks: how far each is, who serves it, and what it waits for."""
+    titles = ("sink", "kind", "position", "behind", "parked", "served by", "trouble")
+
+    async def look(recorder: GroupCommitRecorder) -> list[dict[str, Any]]:
+        sinks = invocation.settings.sinks.items()
+        return [await described(recorder, name, sink) for name, sink in sinks]
+
+    invocation.out.rows(titles, invocation.ask(look), _cells)
+
+
+def _cells(sink: dict[str, Any]) -> list[object]:
+    trouble = sink["trouble"] and f"cannot go on since {sink['since']}: {sink['trouble']}"
+    *facts, _, _ = sink.values()
+    facts[2] = facts[2] or "not begun"
+    facts[5] = ", ".join(sink["served_by"]) or "nobody now"
+    return [*facts, trouble]
+
+
+async def described(recorder: GroupCommitRecorder, name: str, sink: SinkSettings) -> dict[str, Any]:
+    """How a sink is doing now."""
+    reached = recorder.max_tracking_id(checkpoint_of(name))
+    head = recorder.max_notification_id() or 0
+    trouble, since = trouble_of(recorder, name)
+    return {
+        "sink": name,
+        "kind": sink.kind,
+        "position": None if reached is None else positions_now(recorder).encode(reached),
+        "behind": None if reached is None else head - reached,
+        "parked": len(parked_of(recorder, name)),
+        "served_by": sorted(await recorder.live_leases(lease_of(name))),
+        "trouble": trouble or None,
+        "since": since or None,
+    }
+
+
+@verb(app)
+def parked(invocation: Invocation, name: NameArgument) -> None:
+    """List the events that the sink went past, because its broker rejects them permanently."""
+    sink_named(invocation.settings, name)
+    with invocation.log() as recorder:
         positions = positions_now(recorder)
-        for name, sink in settings.sinks.items():
-            reached = recorder.max_tracking_id(checkpoint_of(name))
-            leaders = asyncio.run(recorder.live_leases(lease_of(name)))
-            trouble, since = trouble_of(recorder, name)
-            if trouble:
-                troubles.append(f"{name} cannot go on since {since}: {trouble}")
-            cells = [
-                name,
-                sink.kind,
-                "not begun" if reached is None else positions.encode(reached),
-                "" if reached is None else str(head - reached),
-                str(len(parked_of(recorder, name))),
-                ", ".join(sorted(leaders)) or "nobody now",
-            ]
-            table.add_row(*cells)
-    finally:
-        recorder.close_now()
-    Console().print(table)
-    for line in troubles:
-        typer.echo(line)
+        rows = [
+            {**asdict(event), "position": positions.encode(event.position)}
+            for event in parked_of(recorder, name)
+        ]
+    titles = ("position", "parked_at", "type", "error")
+    invocation.out.rows(
+        titles, rows, lambda row: [row[key] for key in ("position", "parked_at", "topic", "error")]
+    )
 
 
-@app.command()
-def parked(
-    name: NameArgument,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
-) -> None:
-    """List the events that the sink went past, because they are refused for good."""
-    settings = load_settings(config, data=data, log__url=log_url)
-    sink_named(settings, name)
-    recorder = composition.ready_recorder(settings)
-    try:
-        positions = positions_now(recorder)
-        for event in parked_of(recorder, name):
-            position = positions.encode(event.position)
-            typer.echo(f"{position}  {event.parked_at}  {event.topic:<20}  {event.error}")
-    finally:
-        recorder.close_now()
-
-
-@app.command()
+@verb(app)
 def redeliver(
+    invocation: Invocation,
     name: NameArgument,
-    only: Annotated[
-        list[str] | None, typer.Argument(metavar="[POSITION]...", help="None: all that is parked.")
+    positions: Annotated[
+        list[str] | None, typer.Argument(help="Positions of parked events.", show_default=False)
     ] = None,
-    config: ConfigOption = None,
-    data: DataOption = None,
-    log_url: LogUrlOption = None,
+    everything: AllOption = False,
 ) -> None:
-    """Tell the sink parked events again, under the same message ids.
+    """Deliver parked events to the sink again, under the same message ids.
 
-    Later events of the same image have been told before. Exits with 1 when some stay parked.
+    Without positions, all that is parked. Later events of the same image were delivered before.
+    Exits with 1 when some stay parked.
     """
-    settings = load_settings(config, data=data, log__url=log_url)
-    sink = sink_named(settings, name)
-    recorder = composition.ready_recorder(settings)
-    try:
-        positions = positions_now(recorder)
-        chosen = _chosen(recorder, positions, name, only)
-        ends = ends_of(recorder, positions, name, sink)
+    if positions and everything:
+        raise misused("POSITIONS", "name positions of parked events, or --all of them")
+    sink = sink_named(invocation.settings, name)
+    with invocation.log() as recorder:
+        known = positions_now(recorder)
+        chosen = _chosen(recorder, known, name, positions)
+        ends = ends_of(recorder, known, name, sink)
         resending = Resending(recorder, ends.encoder, ends.broker)
 
         async def go() -> int:
@@ -109,15 +103,14 @@ def redeliver(
                 await ends.broker.close()
                 await recorder.close()
 
-        taken = asyncio.run(go())
-    except TryLater as error:
-        typer.echo(f"{name}: {error}", err=True)
-        raise typer.Exit(1) from None
-    finally:
-        recorder.close_now()
-    for position, why in sorted(resending.done.refused.items()):
-        typer.echo(f"{positions.encode(position)} stays parked: {why}")
-    typer.echo(f"redelivered {taken} of {len(chosen)} events")
+        try:
+            taken = asyncio.run(go())
+        except TryLater as error:
+            fail(f"{name}: {error}")
+    refused = {known.encode(at): why for at, why in sorted(resending.done.refused.items())}
+    lines = [f"{position} stays parked: {why}" for position, why in refused.items()]
+    lines.append(f"redelivered {taken} of {len(chosen)} events")
+    invocation.out.say("\n".join(lines), redelivered=taken, refused=refused)
     raise typer.Exit(0 if taken == len(chosen) else 1)
 
 
@@ -127,11 +120,8 @@ def _chosen(
     known = [event.position for event in parked_of(recorder, name)]
     if not only:
         return known
-    try:
-        wanted = [positions.decode(text, "POSITION") for text in only]
-    except Invalid as error:
-        raise SettingsError(f"POSITION: {error.explanation}") from None
+    wanted = [positions.decode(text, "POSITIONS") for text in only]
     for position in wanted:
         if position not in known:
-            raise SettingsError(f"POSITION: {positions.encode(position)} is not parked in {name}")
+            raise misused("POSITIONS", f"{positions.encode(position)} is not parked in {name}")
     return wanted

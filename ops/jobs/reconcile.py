@@ -7,6 +7,7 @@ touched.
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -62,47 +63,93 @@ class Findings:
     removed: int = 0
     swept: Swept = field(default_factory=Swept)
 
+    def all(self) -> list[dict[str, str]]:
+        """Every finding with its kind."""
+        kinds = {
+            "orphan": self.orphans,
+            "unfinished": self.unfinished,
+            "beyond": self.beyond,
+            "missing": self.missing,
+        }
+        return [{"finding": kind, "where": url} for kind, urls in kinds.items() for url in urls]
+
+    def counts(self, dry_run: bool) -> dict[str, int | bool]:
+        """How much of everything; in a dry run, how much it would be."""
+        return {
+            "dry_run": dry_run,
+            "removed": len(self.orphans) + len(self.unfinished) if dry_run else self.removed,
+            "left_alone": self.recent,
+            "uploads_given_up": self.swept.uploads_given_up,
+            "garbage_removed": self.swept.blobs_removed,
+            "missing": len(self.missing),
+        }
+
+    def said(self, dry_run: bool) -> str:
+        """The same in a sentence."""
+        counts = self.counts(dry_run)
+        if dry_run:
+            return (
+                f"would remove {counts['removed']}, would leave {self.recent} recent ones alone, "
+                f"missing {len(self.missing)}"
+            )
+        return (
+            f"removed {self.removed}, left {self.recent} recent ones alone, gave up "
+            f"{self.swept.uploads_given_up} uploads, removed garbage of "
+            f"{self.swept.blobs_removed} blobs, missing {len(self.missing)}"
+        )
+
 
 async def reconcile(
-    context: CommandContext, queries: Queries, *, grace_seconds: float, dry_run: bool
+    context: CommandContext,
+    queries: Queries,
+    advance: Callable[[int], object] = lambda count: None,
+    *,
+    grace_seconds: float,
+    dry_run: bool,
 ) -> Findings:
-    """Sweeps, then compares every store with the log. With `dry_run` nothing is changed."""
+    """Sweeps, then compares every store with the log. With `dry_run` nothing is changed.
+
+    Calls `advance` for each object of a store, and for each image whose bytes were looked for.
+    """
     findings = Findings()
     if not dry_run:
         findings.swept = await sweep_alone(context, queries)
     reach = await asyncio.to_thread(reach_of, context.log.recorder)
     for store, driver in context.stores.items():
-        await _orphans(reach, store, driver, queries, findings, grace_seconds, dry_run)
-    await _missing(context, queries, findings)
+        things = driver.found()
+        while (thing := await asyncio.to_thread(next, things, None)) is not None:
+            await _judge(reach, store, queries, thing, findings, grace_seconds, driver, dry_run)
+            advance(1)
+    await _missing(context, queries, findings, advance)
     return findings
 
 
-async def _orphans(
+async def _judge(
     reach: Reach,
     store: str,
-    driver: Driver,
     queries: Queries,
+    thing: StoredObject,
     findings: Findings,
     grace_seconds: float,
+    driver: Driver,
     dry_run: bool,
 ) -> None:
-    things = driver.found()
-    while (thing := await asyncio.to_thread(next, things, None)) is not None:
-        key = thing.url.rpartition("/")[2]
-        if not thing.unfinished and await queries.is_known(store, key):
-            continue
-        if not thing.unfinished and await _is_beyond(reach, queries, thing):
-            findings.beyond.append(thing.url)
-            continue
-        if thing.unfinished and await queries.is_written(store, key):
-            continue  # It is its writer's, or the sweeper's when that is gone.
-        if thing.modified_at > time.time() - grace_seconds:
-            findings.recent += 1
-            continue
-        (findings.unfinished if thing.unfinished else findings.orphans).append(thing.url)
-        if not dry_run:
-            await asyncio.to_thread(_remove, driver, thing)
-            findings.removed += 1
+    key = thing.url.rpartition("/")[2]
+    if thing.unfinished:
+        if await queries.is_written(store, key):
+            return  # It is its writer's, or the sweeper's when that is gone.
+    elif await queries.is_known(store, key):
+        return
+    elif await _is_beyond(reach, queries, thing):
+        findings.beyond.append(thing.url)
+        return
+    if thing.modified_at > time.time() - grace_seconds:
+        findings.recent += 1
+        return
+    (findings.unfinished if thing.unfinished else findings.orphans).append(thing.url)
+    if not dry_run:
+        await asyncio.to_thread(_remove, driver, thing)
+        findings.removed += 1
 
 
 async def _is_beyond(reach: Reach, queries: Queries, thing: StoredObject) -> bool:
@@ -132,7 +179,12 @@ def _is_there(driver: Driver, image_id: UUID, url: str) -> bool:
         return False  # Somebody named this place by hand, and the store has moved since.
 
 
-async def _missing(context: CommandContext, queries: Queries, findings: Findings) -> None:
+async def _missing(
+    context: CommandContext,
+    queries: Queries,
+    findings: Findings,
+    advance: Callable[[int], object],
+) -> None:
     after = ""
     while page := await queries.stored_blobs(after, PAGE):
         for url, image_id, store in page:
@@ -140,3 +192,4 @@ async def _missing(context: CommandContext, queries: Queries, findings: Findings
             if driver is None or not await asyncio.to_thread(_is_there, driver, image_id, url):
                 findings.missing.append(f"{url} of image {image_id}")
         after = page[-1][0]
+        advance(len(page))

@@ -16,6 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from calotype.ops.settings.extras import lacking
 from calotype.ops.settings.http import CrossOrigin, Http
 from calotype.ops.settings.identity import HttpBasic, Identity, Keystone
 from calotype.ops.settings.leases import Leases
@@ -232,7 +233,7 @@ class Settings(BaseSettings):
 def load_settings(file: Path | None = None, **options: Any) -> Settings:
     """Settings from the file, the environment and `options` (None = not given).
 
-    Raises SettingsError naming each key that is wrong.
+    Raises SettingsError naming each key that is wrong, or whose library is not installed.
     """
     given: dict[str, Any] = {}
     for path, value in options.items():
@@ -246,9 +247,13 @@ def load_settings(file: Path | None = None, **options: Any) -> Settings:
         model_config = SettingsConfigDict(toml_file=file)
 
     try:
-        return Here(**given)
+        settings = Here(**given)
     except ValidationError as error:
         raise SettingsError("\n".join(_line(detail) for detail in error.errors())) from None
+    sinks = {name: sink.kind for name, sink in settings.sinks.items()}
+    if missing := lacking(settings.log_url(), settings.store.kind, sinks):
+        raise SettingsError("\n".join(missing))
+    return settings
 
 
 def _check_readable(file: Path) -> None:

@@ -1,6 +1,5 @@
 """The composition root: the only place that knows every part."""
 
-from dataclasses import fields
 from ipaddress import ip_network
 from pathlib import Path
 

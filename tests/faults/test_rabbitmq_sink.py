@@ -93,7 +93,7 @@ def test_nothing_is_lost_and_nobody_waits_while_the_broker_is_down(
             tag(service, image_id, "first")
             until(lambda: "cannot connect" in log.trouble())
             shown = service.run("sinks", "status").stdout
-            assert f"{SINK} cannot go on since" in shown
+            assert "cannot go on since" in shown
             for number in range(30):
                 tag(service, image_id, f"t{number}")
                 create(service)

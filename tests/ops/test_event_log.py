@@ -266,8 +266,8 @@ def test_an_export_of_a_part_and_as_cloudevents(
     done = run(log_url, "export", "-", *part)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [line["position"] for line in lines] == [event["id"] for event in events]
-    with pytest.raises(SettingsError, match="--from"):
-        run(log_url, "export", "-", "--from", "p000000000000-1")
+    refused = run(log_url, "export", "-", "--from", "p000000000000-1")
+    assert (refused.exit_code, "'--from' is a position of another" in refused.stderr) == (2, True)
 
 
 def test_a_file_that_cannot_be_written_whole_is_not_there(
@@ -301,12 +301,15 @@ def test_tail_and_show_tell_the_last_events(
     assert (event["id"], event["type"]) == (position, "org.calotype.image.deleted")
     done = run(log_url, "tail", "-n", "3", "--type", "image.created", "--json")
     assert [json.loads(line)["data"]["version"] for line in done.stdout.splitlines()] == [1, 1, 1]
-    with pytest.raises(SettingsError, match="POSITION"):
-        run(log_url, "show", "p1")
-    with pytest.raises(SettingsError, match="no event at"):
-        run(log_url, "show", positions_now(recorder).encode(9999))
-    with pytest.raises(SettingsError, match="--type"):
-        run(log_url, "tail", "--type", "x")
+    for wrong, text in (
+        (("show", "p1"), "POSITION"),
+        (("show", positions_now(recorder).encode(9999)), "no event at"),
+        (("tail", "--type", "x"), "--type"),
+        (("tail", "--follow", "-o", "table"), "--follow"),
+    ):
+        refused = run(log_url, *wrong)
+        assert (refused.exit_code, text in refused.stderr) == (2, True), refused.stderr
+        assert refused.stderr.startswith("Usage: ")
 
 
 @pytest.mark.slow

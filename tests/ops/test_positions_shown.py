@@ -72,13 +72,13 @@ def test_what_is_proved_is_what_the_log_shows_at_that_position(
     assert (event["id"], event["subject"]) == (position, image)
     for number in ("46", "70"):
         refused = run("audit", "prove", number, "--out", str(tmp_path / "no"), "--data", data)
-        assert refused.exit_code == 1
+        assert refused.exit_code == 2
         assert "is not a position that this service gave out" in refused.stderr
 
 
 def test_every_command_that_tells_a_position_tells_its_text(log: tuple[str, str]) -> None:
     data, last = log
-    assert f"log position          {last}" in run("status", "--data", data).stdout
+    assert last in run("status", "--data", data).stdout
     assert last in run("projections", "status", "--data", data).stdout
     listed = run("projections", "list", "--json", "--data", data).stdout.splitlines()
     for line in map(json.loads, listed):

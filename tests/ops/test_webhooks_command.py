@@ -52,7 +52,7 @@ def test_webhooks_are_managed_from_the_shell(make_service: Any, receiver: Any, u
     Webhook(secret).verify(receiver.got[-1].body, receiver.got[-1].headers)
     receiver.answer = lambda received: 500
     done = shell("test", "ci")
-    assert (done.exit_code, done.stderr) == (1, "not delivered: answered 500\n")
+    assert (done.exit_code, done.stderr) == (1, "calotype: not delivered: answered 500\n")
     assert requests.post(f"{service.url}/v2/images", json={}, timeout=30).status_code == 201
     line = until(lambda: shell("parked", "ci").stdout)
     position = line.split()[0]
@@ -65,16 +65,17 @@ def test_webhooks_are_managed_from_the_shell(make_service: Any, receiver: Any, u
     assert again.stdout == "1 messages are sent again\n"
     until(lambda: len(receiver.got) > count)
     Webhook(rotated).verify(receiver.got[-1].body, receiver.got[-1].headers)
-    for refused in (
-        ("show", "other"),
-        ("create", "Ci", receiver.url),
-        ("create", "x", "http://10.0.0.1/"),
-        ("redeliver", "ci", position),
-        ("redeliver", "ci", "nonsense"),
+    for refused, code in (
+        (("show", "other"), 1),
+        (("redeliver", "ci", position), 1),
+        (("create", "Ci", receiver.url), 2),
+        (("create", "x", "http://10.0.0.1/"), 2),
+        (("redeliver", "ci", "nonsense"), 2),
+        (("redeliver", "ci", position, "--all"), 2),
     ):
         done = shell(*refused)
-        assert done.exit_code == 1, refused
-        assert done.stderr.startswith("webhooks: "), refused
+        assert done.exit_code == code, refused
+        assert done.stderr.startswith("calotype: " if code == 1 else "Usage: "), refused
     assert service.terminate() == 0
 
 

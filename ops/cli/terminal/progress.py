@@ -1,6 +1,8 @@
 """How far a long command is: bars on a terminal, a line now and then elsewhere."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -18,21 +20,36 @@ from rich.progress import (
 LINE_SECONDS = 5.0
 
 
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; gives the function that moves it on by so much."""
+    with _bars(Console(stderr=True)) as bars:
+        task = bars.add_task(what, total=total)
+        yield lambda count: bars.advance(task, count)
+
+
 class ProgressReporter:
-    """Tells on standard error, phase by phase, what is done of what; `subject` stands before."""
+    """Reports on standard error, phase by phase, what is done of what, with the subject in front.
+
+    Bars on a terminal; elsewhere a line now and then.
+    """
 
     def __init__(self, subject: str) -> None:
         self._subject = subject
         self._console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        self._bars = _bars(self._console)
         self._task: TaskID | None = None
         self._name = ""
         self._done = self._total = 0
