@@ -10,6 +10,7 @@ import orjson
 import typer
 from eventsourcing.persistence import Notification
 
+from calotype.commands.images.download import LOG_EVENT_TYPES
 from calotype.ops.cli.terminal.invocation import Invocation, TypesOption, misused, noun, verb
 from calotype.ops.cli.terminal.output import Document, Format
 from calotype.ops.cli.terminal.progress import bar
@@ -26,6 +27,7 @@ from calotype.stores.log.recorder import GroupCommitRecorder
 app = noun("Read, export and import the event log.")
 
 TITLES = ("position", "time", "type", "image", "who")
+WIDTHS = (0, 0, max(map(len, LOG_EVENT_TYPES)), 0, 0)
 _COLUMNS = "notification_id, originator_id, originator_version, topic, state, 'full'"
 _LAST = f"SELECT {_COLUMNS} FROM stored_events %s ORDER BY notification_id DESC LIMIT :count"
 _AT = f"SELECT {_COLUMNS} FROM stored_events WHERE notification_id = :position"
@@ -52,7 +54,7 @@ def tail(
                 yield orjson.loads(encoded_event(positions, row))
 
         with suppress(KeyboardInterrupt):
-            invocation.out.rows(TITLES, events(), _cells, as_they_come=True)
+            invocation.out.rows(TITLES, events(), _cells, as_they_come=WIDTHS)
 
 
 @verb(app)

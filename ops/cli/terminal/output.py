@@ -54,20 +54,20 @@ class Output:
         cells: Callable[[Item], Sequence[object]],
         document: Callable[[Item], Document] | None = None,
         *,
-        as_they_come: bool = False,
+        as_they_come: Sequence[int] = (),
     ) -> None:
         """One row for each item: its cells, or the document that JSON and YAML show of it.
 
         Without `document` the items are documents themselves.
-        With `as_they_come` each line is printed at once, also on a terminal, and aligned with those
-        before it.
+        With `as_they_come`, the least widths of the columns, each line is printed at once, also on
+        a terminal.
         """
         if self.is_for_programs:
             for item in items:
                 row = dict(zip(titles, cells(item), strict=True))
                 self._whole(document(item) if document else cast(Document, item), row)
         elif as_they_come and self.chosen is not Format.TABLE:
-            widths = [0] * len(titles)
+            widths = list(as_they_come)
             for item in items:
                 line = [_in_a_line(cell) for cell in cells(item)]
                 widths = [max(wide, len(cell)) for wide, cell in zip(widths, line, strict=True)]
