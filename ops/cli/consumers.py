@@ -13,8 +13,9 @@ import typer
 from calotype.ops.cli.terminal.invocation import (
     AllOption,
     Invocation,
+    PositionsArgument,
     TypesOption,
-    misused,
+    check_choice,
     noun,
     verb,
 )
@@ -40,9 +41,6 @@ NameArgument = Annotated[str, typer.Argument(help="The consumer's name.", show_d
 ProjectOption = Annotated[
     str | None,
     typer.Option("--project", help="Whose feed it reads; not given: the feed of operators."),
-]
-PositionsArgument = Annotated[
-    list[str] | None, typer.Argument(help="Positions of parked events.", show_default=False)
 ]
 
 Result = TypeVar("Result")
@@ -211,8 +209,7 @@ def _settle(
     named: list[str] | None,
     everything: bool,
 ) -> None:
-    if bool(named) == everything:
-        raise misused("POSITION", "name positions of parked events, or --all of them")
+    check_choice(named, everything, needed=True)
 
     async def settle(consumers: Consumers) -> list[str]:
         known = await consumers.feed.positions()

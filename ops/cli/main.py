@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Annotated
 
@@ -146,8 +147,23 @@ def reconcile(
             )
 
     findings = invocation.ask(go)
-    invocation.out.rows(("finding", "where"), findings.all(), lambda row: list(row.values()))
-    invocation.out.summary(findings.said(dry_run), findings.counts(dry_run))
+    kinds = ("orphans", "unfinished", "beyond", "missing")
+    rows = [
+        {"finding": kind.rstrip("s"), "where": url}
+        for kind in kinds
+        for url in getattr(findings, kind)
+    ]
+    remove, leave = ("would remove", "would leave") if dry_run else ("removed", "left")
+    swept = findings.swept
+    done = (
+        f"{remove} {findings.removed}, {leave} {findings.recent} recent ones alone, "
+        + f"gave up {swept.uploads_given_up} uploads, " * (not dry_run)
+        + f"removed garbage of {swept.blobs_removed} blobs, " * (not dry_run)
+        + f"missing {len(findings.missing)}"
+    )
+    facts = {"dry_run": dry_run, "removed": findings.removed, "recent": findings.recent}
+    invocation.out.rows(("finding", "where"), rows)
+    invocation.out.summary(done, {**facts, **asdict(swept), "missing": len(findings.missing)})
     raise typer.Exit(1 if findings.missing else 0)
 
 

@@ -116,7 +116,7 @@ class Findings:
                 ("by_rule", ("rule", "now -> then", "changes")),
                 ("by_user", ("user", "project", "changes")),
             ):
-                out.rows(titles, summary[kind], lambda row: list(row.values()))
+                out.rows(titles, summary[kind])
         if self.count > len(self.first):
             out.say(f"Only the first {len(self.first)} are shown; --output json gives all.")
 

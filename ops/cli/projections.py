@@ -81,7 +81,7 @@ def status(invocation: Invocation) -> None:
     titles = ("projection", "table", "rows", "position", "behind", "kept by")
     with invocation.log() as recorder:
         rows = [row for known in PROJECTIONS for row in _statuses(recorder, known)]
-    invocation.out.rows(titles, rows, lambda row: list(row.values()))
+    invocation.out.rows(titles, rows)
 
 
 def _statuses(recorder: GroupCommitRecorder, known: Projection) -> Iterator[dict[str, Any]]:

@@ -108,7 +108,7 @@ async def _resend(
 def _show(out: Output, done: Resent, positions: Positions, dry_run: bool) -> None:
     refused = {positions.encode(at): error for at, error in sorted(done.refused.items())}
     told = [{"type": kind, "messages": count} for kind, count in sorted(done.told.items())]
-    out.rows(("type", "messages"), told, lambda row: list(row.values()))
+    out.rows(("type", "messages"), told)
     lines = [
         f"{position} {'would be ' * dry_run}refused: {why}" for position, why in refused.items()
     ]

@@ -2,11 +2,21 @@
 
 import asyncio
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
 
-from calotype.ops.cli.terminal.invocation import AllOption, Invocation, fail, misused, noun, verb
+from calotype.ops.cli.terminal.invocation import (
+    AllOption,
+    Invocation,
+    PositionsArgument,
+    check_choice,
+    fail,
+    misused,
+    noun,
+    verb,
+)
 from calotype.ops.settings.sinks import SinkSettings
 from calotype.ops.wiring.sinks import ends_of, sink_named
 from calotype.projections.engine.positions import Positions, positions_now
@@ -67,19 +77,15 @@ def parked(invocation: Invocation, name: NameArgument) -> None:
             {**asdict(event), "position": positions.encode(event.position)}
             for event in parked_of(recorder, name)
         ]
-    titles = ("position", "parked_at", "type", "error")
-    invocation.out.rows(
-        titles, rows, lambda row: [row[key] for key in ("position", "parked_at", "topic", "error")]
-    )
+    told = itemgetter("position", "parked_at", "topic", "error")
+    invocation.out.rows(("position", "parked at", "type", "error"), rows, told)
 
 
 @verb(app)
 def redeliver(
     invocation: Invocation,
     name: NameArgument,
-    positions: Annotated[
-        list[str] | None, typer.Argument(help="Positions of parked events.", show_default=False)
-    ] = None,
+    positions: PositionsArgument = None,
     everything: AllOption = False,
 ) -> None:
     """Deliver parked events to the sink again, under the same message ids.
@@ -87,8 +93,7 @@ def redeliver(
     Without positions, all that is parked. Later events of the same image were delivered before.
     Exits with 1 when some stay parked.
     """
-    if positions and everything:
-        raise misused("POSITIONS", "name positions of parked events, or --all of them")
+    check_choice(positions, everything)
     sink = sink_named(invocation.settings, name)
     with invocation.log() as recorder:
         known = positions_now(recorder)

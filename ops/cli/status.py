@@ -70,7 +70,7 @@ def status(
     finally:
         recorder.close_now()
     titles = ("state", "part", "name", "position", "behind", "parked", "detail")
-    invocation.out.rows(titles, map(asdict, parts), lambda part: list(part.values()))
+    invocation.out.rows(titles, map(asdict, parts))
     raise typer.Exit(0 if all(part.state == OK for part in parts) else 1)
 
 

@@ -12,9 +12,10 @@ import typer
 from calotype.ops.cli.terminal.invocation import (
     AllOption,
     Invocation,
+    PositionsArgument,
     TypesOption,
+    check_choice,
     fail,
-    misused,
     noun,
     verb,
 )
@@ -141,16 +142,15 @@ def _parked_cells(row: dict[str, Any]) -> list[object]:
 def redeliver(
     invocation: Invocation,
     name: NameArgument,
-    positions: Annotated[
-        list[str] | None,
-        typer.Argument(help="Positions of parked messages; without them all.", show_default=False),
-    ] = None,
+    positions: PositionsArgument = None,
     everything: AllOption = False,
     project: ProjectOption = "",
 ) -> None:
-    """Send parked messages again; a serving process does so within seconds."""
-    if positions and everything:
-        raise misused("POSITIONS", "name positions of parked messages, or --all of them")
+    """Send parked messages again; a serving process does so within seconds.
+
+    Without positions, all that are parked.
+    """
+    check_choice(positions, everything)
 
     async def again(webhooks: Webhooks) -> int:
         numbers = [await webhooks.position(text, "POSITIONS") for text in positions or ()]

@@ -61,42 +61,8 @@ class Findings:
     recent: int = 0
     """Unknown things too young to judge."""
     removed: int = 0
+    """How many were removed; in a dry run, how many would be."""
     swept: Swept = field(default_factory=Swept)
-
-    def all(self) -> list[dict[str, str]]:
-        """Every finding with its kind."""
-        kinds = {
-            "orphan": self.orphans,
-            "unfinished": self.unfinished,
-            "beyond": self.beyond,
-            "missing": self.missing,
-        }
-        return [{"finding": kind, "where": url} for kind, urls in kinds.items() for url in urls]
-
-    def counts(self, dry_run: bool) -> dict[str, int | bool]:
-        """How much of everything; in a dry run, how much it would be."""
-        return {
-            "dry_run": dry_run,
-            "removed": len(self.orphans) + len(self.unfinished) if dry_run else self.removed,
-            "left_alone": self.recent,
-            "uploads_given_up": self.swept.uploads_given_up,
-            "garbage_removed": self.swept.blobs_removed,
-            "missing": len(self.missing),
-        }
-
-    def said(self, dry_run: bool) -> str:
-        """The same in a sentence."""
-        counts = self.counts(dry_run)
-        if dry_run:
-            return (
-                f"would remove {counts['removed']}, would leave {self.recent} recent ones alone, "
-                f"missing {len(self.missing)}"
-            )
-        return (
-            f"removed {self.removed}, left {self.recent} recent ones alone, gave up "
-            f"{self.swept.uploads_given_up} uploads, removed garbage of "
-            f"{self.swept.blobs_removed} blobs, missing {len(self.missing)}"
-        )
 
 
 async def reconcile(
@@ -118,38 +84,38 @@ async def reconcile(
     for store, driver in context.stores.items():
         things = driver.found()
         while (thing := await asyncio.to_thread(next, things, None)) is not None:
-            await _judge(reach, store, queries, thing, findings, grace_seconds, driver, dry_run)
             advance(1)
+            if await _is_stray(reach, store, thing, queries, findings, grace_seconds):
+                (findings.unfinished if thing.unfinished else findings.orphans).append(thing.url)
+                findings.removed += 1
+                if not dry_run:
+                    await asyncio.to_thread(_remove, driver, thing)
     await _missing(context, queries, findings, advance)
     return findings
 
 
-async def _judge(
+async def _is_stray(
     reach: Reach,
     store: str,
-    queries: Queries,
     thing: StoredObject,
+    queries: Queries,
     findings: Findings,
     grace_seconds: float,
-    driver: Driver,
-    dry_run: bool,
-) -> None:
+) -> bool:
+    """Whether nothing needs it; else notes in the findings why it is left alone."""
     key = thing.url.rpartition("/")[2]
     if thing.unfinished:
         if await queries.is_written(store, key):
-            return  # It is its writer's, or the sweeper's when that is gone.
+            return False  # It is its writer's, or the sweeper's when that is gone.
     elif await queries.is_known(store, key):
-        return
+        return False
     elif await _is_beyond(reach, queries, thing):
         findings.beyond.append(thing.url)
-        return
+        return False
     if thing.modified_at > time.time() - grace_seconds:
         findings.recent += 1
-        return
-    (findings.unfinished if thing.unfinished else findings.orphans).append(thing.url)
-    if not dry_run:
-        await asyncio.to_thread(_remove, driver, thing)
-        findings.removed += 1
+        return False
+    return True
 
 
 async def _is_beyond(reach: Reach, queries: Queries, thing: StoredObject) -> bool:

@@ -159,7 +159,7 @@ def test_usage_errors_show_the_usage_and_name_the_field(image: str, tmp_path: Pa
         (("log", "show", "nonsense"), "POSITION"),
         (("restore",), "IMAGES"),
         (("projections", "verify", "pictures"), "NAMES"),
-        (("consumers", "redeliver", "c"), "POSITION"),
+        (("consumers", "redeliver", "c"), "POSITIONS"),
         (("replay", "--fail-if-any"), "--policy"),
         (("audit", "verify", "--key", "nonsense"), "--key"),
     ):

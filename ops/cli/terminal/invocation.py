@@ -52,6 +52,9 @@ DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Only say what would be done; change nothing.")
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="All that are parked.")]
+PositionsArgument = Annotated[
+    list[str] | None, typer.Argument(help="Positions of what is parked.", show_default=False)
+]
 TypesOption = Annotated[
     list[str] | None, typer.Option("--type", help="Only this event type; may be repeated.")
 ]
@@ -178,3 +181,9 @@ def fail(text: str) -> NoReturn:
 def misused(field: str, text: str) -> typer.BadParameter:
     """A usage error: what is wrong with an option or an argument, and how it is right."""
     return typer.BadParameter(text, param_hint=field)
+
+
+def check_choice(positions: list[str] | None, everything: bool, *, needed: bool = False) -> None:
+    """Raises BadParameter for positions and --all at once, or where one is needed for neither."""
+    if positions and everything or needed and not (positions or everything):
+        raise misused("POSITIONS", "name positions of what is parked, or --all of it")

@@ -20,6 +20,10 @@ WIDEST = 1_000_000
 """Characters of a line off a terminal, where nothing is folded."""
 
 
+def _values(item: Any) -> list[object]:
+    return list(item.values())
+
+
 class Format(StrEnum):
     """What `--output` takes."""
 
@@ -51,14 +55,15 @@ class Output:
         self,
         titles: Sequence[str],
         items: Iterable[Item],
-        cells: Callable[[Item], Sequence[object]],
+        cells: Callable[[Item], Sequence[object]] = _values,
         document: Callable[[Item], Document] | None = None,
         *,
         as_they_come: Sequence[int] = (),
     ) -> None:
         """One row for each item: its cells, or the document that JSON and YAML show of it.
 
-        Without `document` the items are documents themselves.
+        Without `document` the items are documents themselves, and without `cells` these are their
+        values.
         With `as_they_come`, the least widths of the columns, each line is printed at once, also on
         a terminal.
         """
@@ -86,7 +91,7 @@ class Output:
             self._whole(document, document)
         else:
             pairs = [{"field": name, "value": value} for name, value in document.items()]
-            self.rows(("field", "value"), pairs, lambda pair: list(pair.values()))
+            self.rows(("field", "value"), pairs)
 
     def say(self, text: str, **facts: object) -> None:
         """What was done, in words; for programs the same as facts."""
