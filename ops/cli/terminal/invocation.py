@@ -158,7 +158,7 @@ def verb(
             try:
                 function(Invocation(config, data, log_url, out), **given)
             except Invalid as error:
-                raise typer.BadParameter(error.explanation) from None
+                raise misused(error.field, error.explanation) from None
             except CalotypeError as error:
                 fail(error.explanation)
 
@@ -178,7 +178,7 @@ def fail(text: str) -> NoReturn:
     raise typer.Exit(1) from None
 
 
-def misused(field: str, text: str) -> typer.BadParameter:
+def misused(field: str | None, text: str) -> typer.BadParameter:
     """A usage error: what is wrong with an option or an argument, and how it is right."""
     return typer.BadParameter(text, param_hint=field)
 
