@@ -61,7 +61,7 @@ class Connection(RequestHandler):
                 self._messages[number] = (_ErrInfo(400, error, ""), EMPTY_PAYLOAD)
         if isinstance(self._messages[-1][0], _ErrInfo):
             # aiohttp queues the refusal of a malformed body behind the request that it belongs to,
-            # and leaves that one to wait for the rest for ever.
+            # and leaves that one to wait for the rest without end.
             bodies = [body for _, body in self._messages]
             if self._current_request is not None:
                 bodies.append(self._current_request.content)

@@ -1,4 +1,4 @@
-"""Who asks, as name and password tell (RFC 7617): for installations without a Keystone."""
+"""The caller by name and password (RFC 7617): for installations without a Keystone."""
 
 import asyncio
 import base64
@@ -59,7 +59,7 @@ class Remembering(Protocol):
 
 
 class BasicIdentity(Identity):
-    """Tells who asks from `Authorization: Basic`, by the logins that were read last.
+    """Finds the caller by `Authorization: Basic`, among the logins that were read last.
 
     A password is checked once, in a thread, however many requests bring it at the same time; then
     it is known by a keyed digest until it is forgotten or the logins change. A name that nobody has
@@ -111,7 +111,7 @@ class BasicIdentity(Identity):
         if self._under_way >= CHECKS_AT_ONCE + CHECKS_WAITING:
             raise TooManyChecks
         login = logins.get(name.decode("utf-8", "replace"))
-        # A stranger is measured by one of the hashes, always the same for one name: so time tells
+        # A stranger is measured by one of the hashes, always the same for one name: so time says
         # as little of who is known where the hashes cost differently much.
         measure = login or logins[names[_number(name) % len(names)]]
         self._under_way += 1

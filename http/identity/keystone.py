@@ -1,4 +1,4 @@
-"""Who asks, as Keystone tells: tokens of users, and of services that ask on their behalf."""
+"""The caller by Keystone: tokens of users, and of services that act on their behalf."""
 
 import time
 from collections.abc import Awaitable
@@ -32,7 +32,7 @@ class Rules(Protocol):
 
 
 class KeystoneIdentity(Identity):
-    """Tells who asks from `X-Auth-Token` and `X-Service-Token`, and believes no other header.
+    """Finds the caller by `X-Auth-Token` and `X-Service-Token`, and believes no other header.
 
     A token is asked about once, however many requests bring it at the same time, and then not for
     `cache_seconds`; so long a revoked one may still be used. Its end is kept to the second.
@@ -76,7 +76,7 @@ class KeystoneIdentity(Identity):
         return self._judged(request, self._lasting(found))
 
     async def _for_service(self, request: web.Request, token: str, service_token: str) -> Actor:
-        """The user's token beside that of a service that goes on with what the user began.
+        """The user's token beside that of a service that continues what the user began.
 
         A service that has one of the roles may do so after the end of the user's token, and where
         the user's application credential could not be used.

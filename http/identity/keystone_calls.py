@@ -25,7 +25,7 @@ log = structlog.get_logger("calotype.keystone")
 
 
 class KeystoneUnavailable(Unavailable):
-    """Keystone cannot tell now who asks (503)."""
+    """Keystone cannot be asked now who the caller is (503)."""
 
     headers = {"Retry-After": "5"}
 

@@ -23,8 +23,7 @@ KEEP_ALIVE_SECONDS = 15.0
 LONGEST_WRITE_SECONDS = 60.0
 """A consumer that takes nothing for so long is let go; it can come back to the same place."""
 JUDGED_AGAIN_SECONDS = 15.0
-"""How often it is found out anew whether the consumer may still be told; at the end of a token it
-is, whenever that comes."""
+"""How often the consumer is identified and judged again; also when its token ends."""
 PAGE_EVENTS = 50
 RETRY_MILLISECONDS = 1000
 

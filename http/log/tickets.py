@@ -11,7 +11,7 @@ CREDENTIALS = (
     "X-Auth-Token", "X-Storage-Token", "X-Service-Token", "Authorization",
     "X-User-Id", "X-Project-Id", "X-Roles",
 )  # fmt: skip
-"""The headers that say who asks, whatever the kind of identity."""
+"""The headers that name the caller, whatever the kind of identity."""
 
 
 async def issue(call: Call) -> web.Response:

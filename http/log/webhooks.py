@@ -1,4 +1,4 @@
-"""Webhooks: /log/v1/webhooks, who may manage whose, and what bodies and answers hold."""
+"""Webhooks: /log/v1/webhooks, who may manage whose, and the forms of bodies and answers."""
 
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ async def index(call: Call) -> web.Response:
 
 
 async def show(call: Call) -> web.Response:
-    """GET /log/v1/webhooks/{name}: where it leads and how it fares; never its secret."""
+    """GET /log/v1/webhooks/{name}: its URL and its delivery status, never its secret."""
     endpoint = await call.api.webhooks.get(*_named(call, READ))
     return _answer(await call.api.webhooks.described(endpoint))
 
