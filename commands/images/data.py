@@ -39,10 +39,7 @@ _REFUSALS: dict[type[stores.StoreError], tuple[type[CalotypeError], str]] = {
     stores.StoreForbidden: (Unavailable, "Store '{}' refuses this service."),
     stores.DataExists: (Conflict, "Store '{}' has other data in this place already."),
     stores.DataMissing: (Gone, "Store '{}' no longer has this data."),
-    stores.StoreUnavailable: (
-        Unavailable,
-        "Store '{}' cannot be reached; try again later.",
-    ),
+    stores.StoreUnavailable: (Unavailable, "Store '{}' cannot be reached; try again later."),
     # These explain themselves: they are about what the caller has sent.
     pipe.TooLarge: (LimitExceeded, ""),
     pipe.SizeMismatch: (Invalid, ""),

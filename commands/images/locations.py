@@ -13,6 +13,7 @@ from calotype.commands.errors import Conflict, Forbidden, Invalid
 from calotype.commands.images.fields import check_count, check_document
 from calotype.commands.images.image import Image
 from calotype.commands.images.image_state import STORED
+from calotype.commands.images.operations import Operation
 from calotype.commands.images.places import recorded_url, written_for
 from calotype.commands.policy.actor import Actor, Cause
 from calotype.commands.policy.policy import require
@@ -28,7 +29,9 @@ class Place:
     size_bytes: int
 
 
-async def measure_places(context: CommandContext, operations: Sequence[Any]) -> dict[str, Place]:
+async def measure_places(
+    context: CommandContext, operations: Sequence[Operation]
+) -> dict[str, Place]:
     """Looks up every URL that operations on locations name. Raises Forbidden or Invalid.
 
     What Calotype wrote may be named by the URL of before a move: that is for the image to tell.
@@ -69,7 +72,7 @@ def change_locations(
     image: Image,
     actor: Actor,
     cause: Cause,
-    operations: Sequence[Any],
+    operations: Sequence[Operation],
     places: dict[str, Place],
     context: CommandContext,
 ) -> None:
@@ -102,7 +105,7 @@ def change_locations(
 def _apply(
     image: Image,
     actor: Actor,
-    operation: Any,
+    operation: Operation,
     locations: list[dict[str, Any]],
     places: dict[str, Place],
     context: CommandContext,
@@ -135,7 +138,7 @@ def _apply(
         locations.insert(_position(operation, len(locations)), location)
 
 
-def _remove(image: Image, operation: Any, locations: list[dict[str, Any]]) -> None:
+def _remove(image: Image, operation: Operation, locations: list[dict[str, Any]]) -> None:
     if image.status != "active":
         raise Conflict(f"Image {image.image_id} is {image.status}: its locations cannot change.")
     if len(locations) == 1:
@@ -144,7 +147,7 @@ def _remove(image: Image, operation: Any, locations: list[dict[str, Any]]) -> No
     del locations[position]
 
 
-def _position(operation: Any, end: int) -> int:
+def _position(operation: Operation, end: int) -> int:
     if len(operation.path) == 1 or operation.path[1] == "-":
         return end
     text = operation.path[1]
@@ -153,7 +156,7 @@ def _position(operation: Any, end: int) -> int:
     return int(text)
 
 
-def _values(operation: Any) -> list[dict[str, Any]]:
+def _values(operation: Operation) -> list[dict[str, Any]]:
     values = operation.value if operation.op == "replace" else [operation.value]
     if not isinstance(values, list):
         raise Invalid("The value of '/locations' must be an array of locations.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from calotype.commands.context import CommandContext, new_id
@@ -10,26 +10,11 @@ from calotype.commands.errors import Conflict, Forbidden
 from calotype.commands.images import fields as rules
 from calotype.commands.images.image import Image, create
 from calotype.commands.images.locations import Place, change_locations, measure_places
+from calotype.commands.images.operations import Operation
 from calotype.commands.policy.actor import Actor, Cause, NewImage, Target, refused
 from calotype.commands.policy.policy import require, require_new
 from calotype.commands.policy.protections import require_change, require_property
 from calotype.stores.log.errors import AlreadyExists
-
-
-class Operation(Protocol):
-    """One step of a PATCH: `op` is add, replace or remove; `strict` forbids add over a value."""
-
-    @property
-    def op(self) -> str: ...
-
-    @property
-    def path(self) -> tuple[str, ...]: ...
-
-    @property
-    def value(self) -> object: ...
-
-    @property
-    def strict(self) -> bool: ...
 
 
 async def create_image(

@@ -1,10 +1,10 @@
 """The two JSON-patch media types of the Image API, parsed to operations."""
 
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from calotype.commands.errors import Invalid, UnsupportedMedia
+from calotype.commands.images.operations import Operation
 
 V21 = "application/openstack-images-v2.1-json-patch"
 V20 = "application/openstack-images-v2.0-json-patch"
@@ -16,19 +16,6 @@ class UnsupportedPatchMedia(UnsupportedMedia):
     """The body is no JSON patch that we take (415, with the media types that we do)."""
 
     headers = {"Accept-Patch": f"{V21}, {V20}"}
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One step of a patch. `path` holds the unescaped tokens of the JSON pointer.
-
-    `strict` marks the v2.0 media type, where adding over something is a conflict.
-    """
-
-    op: Literal["add", "replace", "remove"]
-    path: tuple[str, ...]
-    value: object = None
-    strict: bool = False
 
 
 def parse_patch(content_type: str | None, body: object) -> tuple[Operation, ...]:

@@ -221,31 +221,27 @@ class _Order:
         return digests
 
 
+@dataclass(eq=False)
 class _Intake:
     """Counts what comes in and gathers it into blocks."""
 
-    def __init__(
-        self,
-        chunks: AsyncIterator[bytes],
-        size_bytes: int | None,
-        limit_bytes: int | None,
-        room: Room | None,
-    ) -> None:
-        self._chunks = chunks
-        self._size_bytes = size_bytes
-        self._limit_bytes = limit_bytes
-        limits = [limit for limit in (size_bytes, limit_bytes) if limit is not None]
+    chunks: AsyncIterator[bytes]
+    size_bytes: int | None
+    limit_bytes: int | None
+    room: Room | None
+    received_bytes: int = 0
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.size_bytes, self.limit_bytes) if limit is not None]
         self._most_bytes: float = min(limits, default=float("inf"))
-        self._room = room
-        self._remaining_bytes: float = 0 if room else float("inf")
-        self.received_bytes = 0
-        self.ended = False
+        self._remaining_bytes: float = 0 if self.room else float("inf")
 
     async def take(self, least_bytes: int) -> list[bytes]:
         """The next chunks, at least so many bytes of them; fewer only when `ended` is set."""
         taken: list[bytes] = []
         enough_bytes = self.received_bytes + least_bytes
-        async for chunk in self._chunks:
+        async for chunk in self.chunks:
             self.received_bytes += len(chunk)
             if self.received_bytes > self._most_bytes:
                 raise self._too_much()
@@ -255,23 +251,23 @@ class _Intake:
             if self.received_bytes >= enough_bytes:
                 return taken
         self.ended = True
-        if self._size_bytes is not None and self.received_bytes < self._size_bytes:
+        if self.size_bytes is not None and self.received_bytes < self.size_bytes:
             raise SizeMismatch(
-                f"{self._size_bytes} bytes were announced and only {self.received_bytes} came."
+                f"{self.size_bytes} bytes were announced and only {self.received_bytes} came."
             )
         return taken
 
     async def _ask_for_room(self) -> None:
-        assert self._room is not None
-        there_is = await self._room()
+        assert self.room is not None
+        there_is = await self.room()
         self._remaining_bytes = float("inf") if there_is is None else there_is
         if self.received_bytes > self._remaining_bytes:
             raise TooLarge(f"There is room for {there_is} bytes and more came.")
 
     def _too_much(self) -> StoreError:
-        if self._limit_bytes is not None and self.received_bytes > self._limit_bytes:
-            return TooLarge(f"At most {self._limit_bytes} bytes are allowed and more came.")
-        return SizeMismatch(f"{self._size_bytes} bytes were announced and more came.")
+        if self.limit_bytes is not None and self.received_bytes > self.limit_bytes:
+            return TooLarge(f"At most {self.limit_bytes} bytes are allowed and more came.")
+        return SizeMismatch(f"{self.size_bytes} bytes were announced and more came.")
 
 
 async def _write_small(order: _Order, chunks: list[bytes]) -> Written:

@@ -9,10 +9,10 @@ from calotype.commands.context import CommandContext, cause_of
 from calotype.commands.errors import Forbidden
 from calotype.commands.images.image import Image, create
 from calotype.commands.images.locations import Place, change_locations
+from calotype.commands.images.operations import Operation
 from calotype.commands.policy.actor import Actor
 from calotype.commands.policy.authorization import reauthorize
 from calotype.commands.policy.policy import DEFAULT_POLICY, Policy
-from calotype.http.v2.patch import Operation
 from calotype.ops.settings.settings import Settings
 from calotype.ops.wiring.composition import parts_of, recorder_of
 from calotype.stores.log.log import event_mapper

@@ -16,7 +16,8 @@ from hypothesis import strategies as some
 
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images import fields
-from calotype.http.v2.patch import V21, Operation, parse_patch
+from calotype.commands.images.operations import Operation
+from calotype.http.v2.patch import V21, parse_patch
 from calotype.http.v2.schemas import BASE_PROPERTIES, READ_ONLY, image_schema, schema_document
 
 NAMES = ("image", "images", "member", "members")

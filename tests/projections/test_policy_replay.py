@@ -13,11 +13,11 @@ from calotype.commands.context import SYSTEM, CommandContext, cause_of
 from calotype.commands.errors import CalotypeError
 from calotype.commands.images import data, deletion, members, metadata
 from calotype.commands.images.download import LOG_EVENT_TYPES
+from calotype.commands.images.operations import Operation
 from calotype.commands.policy.actor import Actor
 from calotype.commands.policy.authorization import QUESTIONS
 from calotype.commands.policy.policy import DEFAULT_POLICY, Policy
 from calotype.commands.policy.protections import OPERATIONS, protections_of
-from calotype.http.v2.patch import Operation
 from calotype.ops.settings.settings import Settings
 from calotype.ops.wiring.composition import migrate, parts_of, recorder_of
 from calotype.projections.past.policy_replay import PolicyReplay, unrecorded_facts

@@ -185,8 +185,16 @@ class BatchWriter:
                     losers = {id(append) for append, _ in refused}
                     ready = [append for append in ready if id(append) not in losers]
                 inserted = _send_events(connection, ready)
-                fences = _send_fences(connection, ready)
-                tracked = _send_tracking(connection, ready)
+                fences = [
+                    connection.execute(STANDS, [fence.lease, fence.epoch])
+                    for append in ready
+                    if (fence := append.fence) is not None
+                ]
+                tracked = [
+                    connection.execute(_TRACK, [moved.application_name, moved.notification_id])
+                    for append in ready
+                    if (moved := append.tracking) is not None
+                ]
                 send_rows(connection, [append.changes for append in ready])
                 connection.execute(NOTIFY)
                 if not tracked and not fences:
@@ -288,28 +296,6 @@ def _send_events(
             [event.state for event in events],
         ],
     )
-
-
-def _send_fences(
-    connection: psycopg.Connection[Any], ready: Sequence[Append]
-) -> list[psycopg.Cursor[Any]]:
-    return [
-        connection.execute(STANDS, [append.fence.lease, append.fence.epoch])
-        for append in ready
-        if append.fence is not None
-    ]
-
-
-def _send_tracking(
-    connection: psycopg.Connection[Any], ready: Sequence[Append]
-) -> list[psycopg.Cursor[Any]]:
-    return [
-        connection.execute(
-            _TRACK, [append.tracking.application_name, append.tracking.notification_id]
-        )
-        for append in ready
-        if append.tracking is not None
-    ]
 
 
 def _over_limits(
