@@ -83,7 +83,7 @@ def test_what_does_not_fit_fails_alone_and_says_what_there_is(
         False,
     ]
     told = errors[1]
-    assert (told.column, told.key, told.value, told.ceiling) == ("books", "a", 4, 5)
+    assert (told.column, told.key, told.value, told.limit) == ("books", "a", 4, 5)
     assert _shelves(recorder) == {"a": (6, 0), "b": (9, 0)}
     assert recorder.max_notification_id() == 5
 

@@ -157,6 +157,6 @@ async def test_a_process_of_the_release_before_writes_no_more(url: str) -> None:
     with pytest.raises(Exception, match="image_tags_1"):
         await EventLog(old, _released_rows).create(image)
     assert new.max_notification_id() == old.max_notification_id()
-    assert await new.select_events_async(image.id) == []
+    assert new.select_events(image.id) == []
     await old.close()
     await new.close()

@@ -296,7 +296,7 @@ def test_memory_stays_bounded_while_512_mib_go_through(store):
     """Peak memory of a process that streams 512 MiB up and down, beyond one of 2 MiB."""
     process = store.run(
         "import asyncio, resource\n"
-        "from calotype.stores.images import pipe, sending\n"
+        "from calotype.stores.images import pipe, read_ahead\n"
         "from calotype.stores.images.threads import threads_of\n"
         "async def body(count):\n"
         "    for _ in range(count):\n"
@@ -305,7 +305,7 @@ def test_memory_stays_bounded_while_512_mib_go_through(store):
         "    written = await pipe.write(driver, key, body(count), size_bytes=None,\n"
         "                               limit_bytes=None)\n"
         "    read = 0\n"
-        "    async for block in sending.blocks(driver.open(written.url), threads_of(driver)):\n"
+        "    async for block in read_ahead.blocks(driver.open(written.url), threads_of(driver)):\n"
         "        read += len(block)\n"
         "    driver.delete(written.url)\n"
         "    assert read == count * 65536\n"
