@@ -60,9 +60,12 @@ class Branch:
         )
 
 
-def sets_of(query: ListQuery, actor: Actor, statement: Statement) -> list[Branch]:
-    """The sets of images that the caller lists, each by age."""
-    wanted, hidden = query.visibility, is_hidden(query, statement)
+def sets_of(query: ListQuery, actor: Actor, statement: Statement, hidden: str = "") -> list[Branch]:
+    """The sets of images that the caller lists, each by age.
+
+    `hidden` is the condition on whether images are hidden, if not as the indexes by age have it.
+    """
+    wanted, hidden = query.visibility, hidden or is_hidden(query, statement)
 
     def seen_as(*kinds: str, apart: Sequence[str] = ()) -> list[Branch]:
         return [
