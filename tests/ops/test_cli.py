@@ -147,6 +147,10 @@ def test_a_file_of_rules_that_cannot_be_used_fails_the_check_and_any_number_of_w
             "[sinks.a]\nkind = 'rabbitmq'\nurls = ['amqp://h']\nexists = 'day'",
             "sinks.a.exists needs followers.versions = true",
         ),
+        (
+            '[http]\ntrusted_proxies = ["10.0.0.1/8"]',
+            "http.trusted_proxies: '10.0.0.1/8' is no network",
+        ),
         ("not toml", "is not valid TOML"),
     ],
 )
