@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 from calotype.commands.images.image import Image, create
-from calotype.commands.policy.policy import Cause
+from calotype.commands.policy.actor import Cause
 
 CAUSE = Cause({"user": "u", "project": "p", "roles": []}, "req-1", None, "c")
 FIELDS: dict[str, Any] = {

@@ -29,7 +29,13 @@ def is_worker() -> bool:
 
 async def watch_parent(stopping: asyncio.Event) -> None:
     """Stops this worker when its parent is gone: the pipe on standard input then ends."""
-    await asyncio.to_thread(sys.stdin.buffer.read)
+    # Not in a thread: this process could not end while it reads.
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(sys.stdin.fileno(), ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
     stopping.set()
 
 
@@ -77,7 +83,7 @@ class Worker:
 
 def serve_many(settings: Settings) -> int:
     """Keeps as many workers as are set until SIGTERM or SIGINT; the exit code."""
-    # HeldLease without listening, so that port 0 means the same port for all workers.
+    # Bound without listening, so that port 0 means the same port for all workers.
     reserved = listening_socket(settings, shared=True)
     host = settings.http.listen.rpartition(":")[0]
     listen = f"{host}:{reserved.getsockname()[1]}"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from calotype.commands.context import cause_of
 from calotype.commands.images.metadata import create_image
-from calotype.commands.policy.policy import Actor
+from calotype.commands.policy.actor import Actor
 from calotype.ops.cli.main import app
 from calotype.ops.settings.settings import load_settings
 from calotype.ops.wiring.composition import migrate, parts_of, recorder_of
