@@ -1,15 +1,13 @@
 """Sealing while serving: a follower that any process may lead."""
 
 import asyncio
-from collections.abc import Sequence
 
 import structlog
 
+from calotype.projections.engine.appending import append_rows
 from calotype.projections.seal.seal import sealer, standing_checkpoint
 from calotype.projections.seal.signed_note import Signer
-from calotype.stores.log.append import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
-from calotype.stores.log.tables import Replace
 
 log = structlog.get_logger("calotype.sealing")
 
@@ -22,17 +20,13 @@ async def run_sealer(recorder: GroupCommitRecorder, signer: Signer | None, holde
     """
     if signer is not None:
         try:
-            await _sign_what_stands(recorder, signer)
+            await _sign_sealed_size(recorder, signer)
         except Exception as error:
             log.warning("checkpoint not signed", error=str(error))
     await sealer(recorder, signer, holder).run()
 
 
-async def _sign_what_stands(recorder: GroupCommitRecorder, signer: Signer) -> None:
+async def _sign_sealed_size(recorder: GroupCommitRecorder, signer: Signer) -> None:
     due = await asyncio.to_thread(standing_checkpoint, recorder, signer)
-    if due is None:
-        return
-    rows: Sequence[Replace] = [due]
-    future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-    recorder.submit(Append((), lambda: rows, None, future))
-    await future
+    if due is not None:
+        await append_rows(recorder, [due])

@@ -1,9 +1,8 @@
-"""Following the log asynchronously: pages of events become rows, together with how far we are.
+"""Following the log asynchronously: pages of events become rows, together with a checkpoint.
 
 A follower reads a page after its checkpoint, lets a fold turn it into rows, and writes rows and
-checkpoint in one transaction through the log's own writer. Of several processes one leads, the
-holder of a lease; a leader that lost its lease without knowing fails on the checkpoint or writes
-the same rows again, because a fold is a function of the log alone.
+checkpoint in one transaction through the log's own writer. One process leads, the holder of a
+lease. The fence refuses what a leader writes that has lost its lease without noticing.
 """
 
 import asyncio
@@ -12,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-import structlog
 from eventsourcing.persistence import IntegrityError, Notification, Tracking
 
+from calotype.projections.engine.appending import append_rows
 from calotype.projections.engine.leadership import Leadership
-from calotype.stores.log.append import Append
+from calotype.projections.engine.rounds import Rounds, in_thread
 from calotype.stores.log.errors import Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change, Count
@@ -28,11 +27,8 @@ PAGE_BYTES = 4 << 20
 ROWS_BYTES = 16 << 20
 """And one that has made so many bytes of rows, where the fold is given a page in chunks."""
 POLL_SECONDS = 0.05
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 
 _REACHED = "SELECT notification_id FROM tracking WHERE application_name = :name"
-
-log = structlog.get_logger("calotype.following")
 
 
 class Fold(Protocol):
@@ -46,7 +42,7 @@ class Fold(Protocol):
         """
 
     def forget(self) -> None:
-        """Drops what is remembered of earlier pages; another process may have gone on since."""
+        """Drops what is remembered of earlier pages; another process may have written since."""
 
 
 class Follower:
@@ -56,10 +52,10 @@ class Follower:
     returns when the log may have grown beyond the position, or after a while; without it the
     follower looks every 50 ms. After a page that was not full it rests for `rest_seconds`, less
     than a lease, for folds that are cheaper with many events at once; after a full one
-    `rest_factor` times as long as it worked, so that callers come first. `state` and `position`
-    tell an operator what it is doing. `read(position, limit)` gives a fold its events in
-    another form, each with its position as `id`. A fold whose rows may be much longer than its
-    events is given `chunk_events` at a time, so that a page can end when its rows are long.
+    `rest_factor` times as long as it worked, so that callers come first. `read(position, limit)`
+    gives a fold its events in another form, each with its position as `id`. A fold whose rows may
+    be much longer than its events is given `chunk_events` at a time, so that a page can end when
+    its rows are long.
     """
 
     def __init__(
@@ -88,30 +84,27 @@ class Follower:
         self._rest_factor = rest_factor
         self._more = False
         self._known: int | None = None
-        self.state = "not started"
+        self._rounds = Rounds(
+            "follower",
+            self._round,
+            leadership=self._leadership,
+            begin=self._start_over,
+            follower=name,
+        )
 
     @property
     def position(self) -> int:
         """The last position that this process knows to be folded and written."""
         return self._known or 0
 
+    @property
+    def state(self) -> str:
+        """What the follower does, for an operator."""
+        return self._rounds.state
+
     async def run(self) -> None:
-        """Follows until cancelled; trouble is logged, and tried again after a growing pause."""
-        pause_seconds = FIRST_PAUSE_SECONDS
-        try:
-            while True:
-                try:
-                    await self._go_on()
-                    pause_seconds = FIRST_PAUSE_SECONDS
-                except Exception as error:
-                    self._start_over()
-                    self.state = f"tries again: {error}"
-                    log.warning("follower failed", follower=self._name, error=repr(error))
-                    await asyncio.sleep(pause_seconds)
-                    pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-        finally:
-            self.state = "stopped"
-            await self._leadership.give_back()
+        """Follows until cancelled; a failure is logged, and tried again after a growing pause."""
+        await self._rounds.run()
 
     async def catch_up(self) -> int:
         """Folds all that is in the log now without a rest, whoever leads; the position reached."""
@@ -119,56 +112,40 @@ class Follower:
             pass
         return self.position
 
-    async def _go_on(self) -> None:
+    async def _round(self) -> None:
         started, look_seconds = time.monotonic(), self._recorder.lease_terms.look_seconds
-        if not await self._leads():
-            self.state = "stands by: another process leads"
-            await asyncio.sleep(look_seconds)
-        elif await self._step():
-            self.state = f"follows, at {self.position}"
+        if await self._step():
+            self._rounds.state = f"follows, at {self.position}"
             if not self._more:
                 await asyncio.sleep(self._rest_seconds)
             elif self._rest_factor:
                 worked_seconds = time.monotonic() - started
                 await asyncio.sleep(min(self._rest_factor * worked_seconds, look_seconds))
         else:
-            self.state = f"waits for events after {self.position}"
+            self._rounds.state = f"waits for events after {self.position}"
             with suppress(TimeoutError):
                 async with asyncio.timeout(look_seconds):
                     await self._wait(self.position)
 
-    async def _leads(self) -> bool:
-        before = self._leadership.epoch
-        held = await self._leadership.held()
-        if self._leadership.epoch != before:
-            self._start_over()
-            if held:
-                log.info("follower leads", follower=self._name, epoch=self._leadership.epoch)
-        return held
-
     async def _step(self) -> bool:
-        """Folds and writes the next page; False when there is nothing after the checkpoint."""
+        """Folds and writes the next page; False when there is nothing after the checkpoint.
+
+        Raises Fenced when another process leads, or a rebuild has replaced the tables.
+        """
         try:
-            page, changes = await asyncio.to_thread(self._fold_page)
+            page, changes = await in_thread(self._fold_page)
             if not page:
                 return False
-            future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
             last = page[-1].id
             tracking = Tracking(self._name, last)
             fence = self._leadership.fence if self._leadership.epoch is not None else None
-            self._recorder.submit(Append((), lambda: changes, tracking, future, fence=fence))
-            await future
+            await append_rows(self._recorder, changes, tracking=tracking, fence=fence)
             self._known = last
             return True
-        except Fenced:
-            self._leadership.doubt()
-            self._start_over()  # Another process leads, or the tables were made anew.
-            return True
-        except IntegrityError:
-            self._start_over()  # Another process has come further: go on from there.
-            return True
-        except BaseException:
+        except BaseException as error:
             self._start_over()  # The fold may remember a page that was never written.
+            if isinstance(error, IntegrityError) and not isinstance(error, Fenced):
+                return True  # Another process has moved the checkpoint further: continue there.
             raise
 
     def _fold_page(self) -> tuple[Sequence[Notification], Sequence[Change]]:
@@ -215,7 +192,7 @@ def _bytes_in(changes: Sequence[Change]) -> int:
 
 
 async def reached(recorder: GroupCommitRecorder, name: str) -> int:
-    """How far the follower of this name has come, in whichever process it runs."""
+    """The checkpoint of the follower of this name, in whichever process it runs."""
     rows: list[tuple[Any, ...]] = await recorder.fetch(_REACHED, {"name": name})
     return rows[0][0] if rows else 0
 
@@ -223,7 +200,7 @@ async def reached(recorder: GroupCommitRecorder, name: str) -> int:
 async def wait_until_reached(
     recorder: GroupCommitRecorder, name: str, position: int, seconds: float
 ) -> bool:
-    """Waits for the follower to come as far as `position`; False when it did not in time."""
+    """Waits for the follower to reach `position`; False when it did not in time."""
     deadline = time.monotonic() + seconds
     while await reached(recorder, name) < position:
         if time.monotonic() >= deadline:

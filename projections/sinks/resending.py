@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from calotype.projections.engine.appending import append_rows
 from calotype.projections.sinks.contract import Broker, MessageEncoder, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import leaving
-from calotype.stores.log.append import Append
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PATIENCE_SECONDS = 5.0
@@ -76,10 +76,7 @@ class Resending:
         await self._publish(page)
         if position in page.refused:
             return False
-        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        changes = [leaving(sink, position)]
-        self._recorder.submit(Append((), lambda: changes, None, future))
-        await future
+        await append_rows(self._recorder, [leaving(sink, position)])
         return True
 
     async def _publish(self, page: Page) -> None:
