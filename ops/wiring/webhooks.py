@@ -47,7 +47,7 @@ def deliverer_of(
         given.first_retry_seconds, given.longest_retry_seconds, given.disable_after_seconds
     )
 
-    def lay(endpoint: Endpoint, sender: Sender) -> EndpointWorker:
+    def make_worker(endpoint: Endpoint, sender: Sender) -> EndpointWorker:
         return EndpointWorker(
             endpoint,
             endpoints=webhooks.endpoints,
@@ -64,6 +64,6 @@ def deliverer_of(
         context.log.recorder,
         webhooks.endpoints,
         webhooks.outbound,
-        lay,
+        make_worker,
         holder=context.process_id,
     )

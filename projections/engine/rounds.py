@@ -49,7 +49,7 @@ class Rounds:
         end: Callable[[], Awaitable[object]] | None = None,
         trouble: Callable[[Exception], Awaitable[object]] | None = None,
         finish_seconds: float = 0.0,
-        **labels: str,
+        **labels: object,
     ) -> None:
         self._name = name
         self._work = work

@@ -1,28 +1,30 @@
-"""Delivering: one process of all has a line to every endpoint; when it dies another takes over."""
+"""Delivering: the leader has a worker for every endpoint; when it dies, another process leads."""
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import structlog
 
 from calotype.projections.engine.leadership import Leadership
+from calotype.projections.engine.rounds import Rounds
 from calotype.projections.webhooks.attempt import Outbound, Sender
 from calotype.projections.webhooks.endpoint_worker import EndpointWorker
 from calotype.projections.webhooks.endpoints import Endpoint, Endpoints
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 CHANGES_SECONDS = 1.0
-"""So often it is looked whether callers have changed endpoints, and claims are prolonged."""
+"""The leader looks this often whether callers have changed endpoints, and prolongs claims."""
 LEASE = "webhooks"
 
 log = structlog.get_logger("calotype.webhooks")
 
-Lay = Callable[[Endpoint, Sender], EndpointWorker]
-"""Makes the line to an endpoint."""
+MakeWorker = Callable[[Endpoint, Sender], EndpointWorker]
+"""Makes the worker of an endpoint."""
 
 
 class Deliverer:
-    """Keeps a line to each endpoint that is not disabled, in the process that leads.
+    """Runs a worker for each endpoint that is not disabled, in the process that leads.
 
     Without endpoints it costs a look a second and writes nothing.
     """
@@ -32,32 +34,28 @@ class Deliverer:
         recorder: GroupCommitRecorder,
         endpoints: Endpoints,
         outbound: Outbound,
-        lay: Lay,
+        make_worker: MakeWorker,
         *,
         holder: str,
     ) -> None:
         self._recorder = recorder
         self._endpoints = endpoints
         self._outbound = outbound
-        self._lay = lay
+        self._make_worker = make_worker
         self._leadership = Leadership(recorder, LEASE, holder)
-        self._lines: dict[tuple[str, str], tuple[EndpointWorker, asyncio.Task[None]]] = {}
+        self._workers: dict[tuple[str, str], tuple[EndpointWorker, asyncio.Task[None]]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Delivers until cancelled; then ends what is under way within some seconds."""
+        """Delivers until cancelled; then ends running deliveries within some seconds."""
         async with self._outbound.sender() as sender:
             try:
-                while True:
-                    try:
-                        await self._look(sender)
-                    except Exception as error:
-                        # The lines that there are go on, as far as they can.
-                        log.warning("webhooks not looked after", error=repr(error))
-                    look_seconds = self._recorder.lease_terms.look_seconds
-                    await asyncio.sleep(min(CHANGES_SECONDS, look_seconds))
+                # Where a round fails, the workers that there are deliver as far as they can.
+                every_seconds = min(CHANGES_SECONDS, self._recorder.lease_terms.look_seconds)
+                look = partial(self._look, sender)
+                await Rounds("webhooks", look, every_seconds=every_seconds).run()
             finally:
-                self._dismiss(list(self._lines))
+                self._dismiss(list(self._workers))
                 await asyncio.gather(*self._leaving, return_exceptions=True)
                 await self._leadership.give_back()
 
@@ -65,16 +63,16 @@ class Deliverer:
         wanted = await self._wanted()
         changed = [
             key
-            for key, (line, _) in self._lines.items()
-            if key not in wanted or wanted[key].revision != line.endpoint.revision
+            for key, (worker, _) in self._workers.items()
+            if key not in wanted or wanted[key].revision != worker.endpoint.revision
         ]
         self._dismiss(changed)
         for key, endpoint in wanted.items():
-            if key not in self._lines:
-                line = self._lay(endpoint, sender)
-                self._lines[key] = line, asyncio.create_task(line.run())
-        lines = [line for line, _ in self._lines.values()]
-        await asyncio.gather(*(line.prolong() for line in lines), return_exceptions=True)
+            if key not in self._workers:
+                worker = self._make_worker(endpoint, sender)
+                self._workers[key] = worker, asyncio.create_task(worker.run())
+        prolonging = [worker.prolong() for worker, _ in self._workers.values()]
+        await asyncio.gather(*prolonging, return_exceptions=True)
 
     async def _wanted(self) -> dict[tuple[str, str], Endpoint]:
         """The endpoints that this process has to deliver to."""
@@ -90,9 +88,9 @@ class Deliverer:
         return found
 
     def _dismiss(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Ends lines without waiting for them."""
+        """Ends workers without waiting for them."""
         for key in keys:
-            _, task = self._lines.pop(key)
+            _, task = self._workers.pop(key)
             task.cancel()
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)

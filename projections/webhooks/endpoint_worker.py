@@ -1,9 +1,9 @@
-"""The line to one endpoint: takes its messages, sends them side by side, and says what came of it.
+"""The worker of one endpoint: claims its messages, sends them side by side, and answers for them.
 
 An endpoint is a consumer whose only member is the process that delivers, so its position, the order
 of each image, attempts and parked events are kept where those of all consumers are. A claim is
-short, and prolonged while its delivery lasts: what a process had in hand when it died is handed out
-again soon, and never while somebody is still at it.
+short, and prolonged while its delivery lasts: what a process had claimed when it died is handed out
+again soon, and never while another process still delivers it.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from calotype.commands.errors import NotFound
 from calotype.commands.policy.protections import Readable
 from calotype.projections.consumers.claims import Answer
 from calotype.projections.consumers.consumers import Consumers, Delivery
+from calotype.projections.engine.rounds import FIRST_PAUSE_SECONDS, Rounds
 from calotype.projections.feed.cloudevents import readable_event
 from calotype.projections.webhooks.attempt import Result, Sender
 from calotype.projections.webhooks.endpoints import Endpoint, Endpoints
@@ -37,7 +38,6 @@ LATE_SECONDS = 0.05
 """So much later than it is due a message is asked for, because clocks differ."""
 FAREWELL_SECONDS = 3.0
 """How long deliveries under way may take when the line is given up."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 _ANYTHING_NEW = 1 << 62
 """A position that is never reached: who waits beyond it is woken by the next commit."""
 
@@ -117,18 +117,9 @@ class EndpointWorker:
         """When messages that failed are due again: loop time by position."""
 
     async def run(self) -> None:
-        """Delivers until cancelled; trouble of our own is tried again after a growing pause."""
-        pause_seconds = FIRST_PAUSE_SECONDS
+        """Delivers until cancelled; a failure of ours is tried again after a growing pause."""
         try:
-            while True:
-                try:
-                    await self._go_on()
-                    pause_seconds = FIRST_PAUSE_SECONDS
-                except Exception as error:
-                    if not isinstance(error, NotFound):  # That one is just being deleted.
-                        log.warning("webhook stalled", webhook=self.endpoint.key, error=repr(error))
-                    await asyncio.sleep(pause_seconds)
-                    pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+            await Rounds("webhook", self._round, webhook=self.endpoint.key).run()
         finally:
             await self._leave()
 
@@ -151,7 +142,14 @@ class EndpointWorker:
             elif outcome == "expired":
                 one.task.cancel()  # Somebody else has it by now.
 
-    async def _go_on(self) -> None:
+    async def _round(self) -> None:
+        """One round of deliveries; a short rest where somebody is deleting the endpoint."""
+        try:
+            await self._deliver_some()
+        except NotFound:
+            await asyncio.sleep(FIRST_PAUSE_SECONDS)
+
+    async def _deliver_some(self) -> None:
         """Answers what is done, takes what there is room for, and waits for more of either."""
         await self._answer_done()
         await self._tell()
