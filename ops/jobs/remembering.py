@@ -18,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from calotype.ops.settings.settings import Settings, SettingsError
+from calotype.projections.engine.rounds import Rounds
 from calotype.projections.rebuild import epochs
 from calotype.projections.rebuild.epochs import Head, NotAHead, OfAnotherLog, SetBack
 from calotype.stores.images.driver import Driver, StoreError
@@ -144,10 +145,8 @@ class Rememberer:
         self._troubles: dict[str, str | None] = {}
 
     async def run(self) -> None:
-        """Goes on until cancelled; trouble is logged once, and it is tried again."""
-        while True:
-            self._begin()
-            await asyncio.sleep(FILE_SECONDS)
+        """Remembers until cancelled; trouble is logged once, and tried again."""
+        await Rounds("remembering", self._begin, every_seconds=FILE_SECONDS).run()
 
     async def finish(self) -> None:
         """Remembers where the log stands at the end, unless that takes too long."""
@@ -155,13 +154,13 @@ class Rememberer:
         for again in (False, True):  # What runs now may have looked at the log before the end.
             if again:
                 self._written.clear()
-                self._begin()
+                await self._begin()
             running = [asyncio.wrap_future(job) for job in self._running.values()]
             if running:
                 left_seconds = end - asyncio.get_running_loop().time()
                 await asyncio.wait(running, timeout=max(0.0, left_seconds))
 
-    def _begin(self) -> None:
+    async def _begin(self) -> None:
         for place in self._places:
             job = self._running.get(place.name)
             if job is None or job.done():

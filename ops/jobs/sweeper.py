@@ -204,8 +204,9 @@ class Sweeper:
             Rounds("look at processes", self._look, every_seconds=every_seconds),
             Rounds("own uploads", self._tidy, every_seconds=every_seconds),
             Rounds("sweeper", self._sweep, every_seconds=every_seconds, leadership=leadership),
+            Rounds("own garbage", self._remove_garbage),
         )
-        await asyncio.gather(self._remove_garbage(), *(one.run() for one in rounds))
+        await asyncio.gather(*(one.run() for one in rounds))
 
     async def _look(self) -> None:
         asked_at = time.monotonic()
@@ -227,10 +228,5 @@ class Sweeper:
         return holder != self._context.process_id and self._presence.is_gone(holder)
 
     async def _remove_garbage(self) -> None:
-        """Removes at once what this process has made garbage; the rest the leader finds."""
-        while True:
-            image = await self._context.garbage.get()
-            try:
-                await remove_garbage(self._context, image)
-            except Exception as error:
-                log.warning("garbage not removed", error=str(error))
+        """Removes at once what this process has made garbage; the leader finds the rest."""
+        await remove_garbage(self._context, await self._context.garbage.get())
