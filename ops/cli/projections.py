@@ -11,9 +11,10 @@ from calotype.ops.cli.rebuild import NamesArgument, chosen_projections, rebuild,
 from calotype.ops.cli.terminal.invocation import Invocation, noun, verb
 from calotype.ops.cli.terminal.progress import ProgressReporter
 from calotype.projections.engine.positions import positions_now
+from calotype.projections.rebuild.difference import Difference
 from calotype.projections.rebuild.rebuild import spare_of
 from calotype.projections.rebuild.registry import PROJECTIONS, Projection, reached
-from calotype.projections.rebuild.verify import Difference, differences
+from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 SHOWN = 20

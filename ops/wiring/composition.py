@@ -25,11 +25,11 @@ from calotype.projections.feed.stream_tickets import STREAM_TICKETS, StreamTicke
 from calotype.projections.images.queries import Queries
 from calotype.projections.images.rows import rows_of
 from calotype.projections.images.tables import SUCCESSIONS, TABLES
-from calotype.projections.images.usage import recount
 from calotype.projections.past.as_of import Moments
 from calotype.projections.past.row_version_follower import RowVersionFolder
 from calotype.projections.past.row_version_snapshots import VERSION_SNAPSHOTS
 from calotype.projections.past.row_versions import FOLLOWER, VERSION_TABLES
+from calotype.projections.rebuild.usage import recount
 from calotype.projections.seal.seal import SEAL_TABLES
 from calotype.projections.sinks.exists_audit import AUDITS
 from calotype.projections.sinks.parked import PARKED, STATES

@@ -16,7 +16,13 @@ from queue import Empty
 from typing import Any
 from uuid import UUID
 
-from calotype.projections.rebuild.fold_by_stream import PAGE_EVENTS, LogEvent, Row, events_by_stream
+from calotype.projections.rebuild.fold_by_stream import (
+    PAGE_EVENTS,
+    Row,
+    counted,
+    events_by_stream,
+    events_in_order,
+)
 from calotype.projections.rebuild.registry import PROJECTIONS, InOrder, Projection
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder
@@ -30,12 +36,6 @@ BATCH_CHARACTERS = 4_000_000
 """What is added at once, by the number of rows and by the size of their longest columns."""
 _LOOK_SECONDS = 1.0
 _LONG_COLUMNS = ("document", "value")
-
-_IN_ORDER = (
-    "SELECT notification_id, topic, state FROM stored_events "
-    "WHERE notification_id > :after AND notification_id <= :until ORDER BY notification_id "
-    f"LIMIT {PAGE_EVENTS}"
-)
 
 
 class BuildFailed(Exception):
@@ -117,18 +117,12 @@ def _fill_slice(
     first, last = UUID(int=number * width), UUID(int=(number + 1) * width - 1)
     batch = _Batch(spare)
 
-    def counted() -> Iterator[LogEvent]:
-        count = 0
-        for event in events_by_stream(recorder.fetch_now, first, last, until):
-            yield event
-            count += 1
-            if count == PAGE_EVENTS:
-                _end_with_parent()
-                done.put(count)
-                count = 0
+    def note(count: int) -> None:
+        _end_with_parent()
         done.put(count)
 
-    for table, row in what.rows(counted()):
+    events = counted(events_by_stream(recorder.fetch_now, first, last, until), note)
+    for table, row in what.rows(events):
         batch.add(table, row)
     batch.write()
 
@@ -140,8 +134,8 @@ def _fill_in_order(
         after = 0
         while True:
             _end_with_parent()
-            page = recorder.fetch_now(_IN_ORDER, {"after": after, "until": until})
-            yield from ((position, topic, bytes(state)) for position, topic, state in page)
+            page = events_in_order(recorder.fetch_now, after, until)
+            yield from page
             if len(page) < PAGE_EVENTS:
                 return
             after = page[-1][0]

@@ -1,8 +1,10 @@
 """Two tables compared by the database, row by row: those in use, and those that were made again."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from calotype.projections.rebuild.difference import compare_rows
 from calotype.projections.rebuild.registry import Projection, Sums, image_column, reached
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Column, Table
@@ -44,11 +46,10 @@ def compare(
 def compare_sums(recorder: GroupCommitRecorder, what: Projection, sums: Sums) -> Comparison:
     """Compares sums with what the log gives."""
     there, expected = sums.there_and_expected(recorder, lambda events: None)
-    found = {row[0]: row for row in there}
-    wanted = {row[0]: row for row in expected}
-    different = sum(found[key] != wanted[key] for key in found.keys() & wanted.keys())
-    missing, extra = wanted.keys() - found.keys(), found.keys() - wanted.keys()
-    return [TableComparison(what.tables[0].name, different, len(missing), len(extra))]
+    table = what.tables[0]
+    found = Counter(one.what for one in compare_rows(table, expected, there))
+    missing, extra = found.pop("missing", 0), found.pop("not in the log", 0)
+    return [TableComparison(table.name, found.total(), missing, extra)]
 
 
 def _statements(what: Projection, table: Table, made: Table) -> tuple[str, str, str]:

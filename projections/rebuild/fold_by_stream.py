@@ -1,8 +1,8 @@
-"""Whole images: the rows that an image leaves in the tables, made from all its events at once.
+"""Folding by stream: the rows that an image leaves in the tables, made from all its events at once.
 
 Followers and appends see one event after the other, and write what it changes. Here an image is
-folded from its birth on and written once, which is what a rebuild and a comparison want. The folds
-are the same. Nothing is remembered beyond the image at hand.
+folded from its first event and written once, which suits a rebuild and a comparison. The folds
+are the same. Only one image is held in memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +21,8 @@ from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import Table
 
 PAGE_EVENTS = 1000
+LOWEST, HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
+"""The ends of the range of all streams."""
 
 Row = tuple[Any, ...]
 Rows = Iterator[tuple[Table, Row]]
@@ -29,6 +31,11 @@ _EVENTS = (
     "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events "
     "WHERE (originator_id, originator_version) > (:id, :version) AND originator_id <= :last "
     "AND notification_id <= :until ORDER BY originator_id, originator_version "
+    f"LIMIT {PAGE_EVENTS}"
+)
+_IN_ORDER = (
+    "SELECT notification_id, topic, state FROM stored_events "
+    "WHERE notification_id > :after AND notification_id <= :until ORDER BY notification_id "
     f"LIMIT {PAGE_EVENTS}"
 )
 
@@ -57,23 +64,50 @@ def events_by_stream(fetch: Fetch, first: UUID, last: UUID, until: int) -> Itera
             return
 
 
-def image_rows(events: Iterable[LogEvent]) -> Rows:
-    """The rows of the tables that are written with every append."""
+def events_in_order(fetch: Fetch, after: int, until: int) -> list[tuple[int, str, bytes]]:
+    """A page of events by position: position, topic and state; a short one is the last."""
+    page = fetch(_IN_ORDER, {"after": after, "until": until})
+    return [(position, topic, bytes(state)) for position, topic, state in page]
+
+
+def counted(events: Iterable[LogEvent], progress: Callable[[int], None]) -> Iterator[LogEvent]:
+    """The same events; `progress` gets the number of each page of them, and of the rest."""
+    count = 0
+    for event in events:
+        yield event
+        count += 1
+        if count == PAGE_EVENTS:
+            progress(count)
+            count = 0
+    progress(count)
+
+
+def folded_images(events: Iterable[LogEvent], position: int = 0) -> Iterator[tuple[Any, Image]]:
+    """Each image of these streams, and its usage at the position (None: it did not exist)."""
     decode = decoder()
     image: Any = None
+    usage: Any = None
     for stored in events:
         if stored.topic not in EVENT_TYPES:
             continue
         if image is not None and image.id != stored.originator_id:
-            yield from all_rows_of(image)
-            image = None
+            yield usage, image
+            image = usage = None
         image = decode(stored).mutate(image)
+        if stored.position <= position:
+            usage = image.usage
     if image is not None:
+        yield usage, image
+
+
+def image_rows(events: Iterable[LogEvent]) -> Rows:
+    """The rows of the tables that are written with every append."""
+    for _, image in folded_images(events):
         yield from all_rows_of(image)
 
 
 def span_rows(events: Iterable[LogEvent]) -> Rows:
-    """The spans of past moments."""
+    """The row versions."""
     decode = decoder()
     life = ImageTimeline()
     noted: Noted = {}
@@ -89,7 +123,7 @@ def span_rows(events: Iterable[LogEvent]) -> Rows:
 
 
 def audience_rows(events: Iterable[LogEvent]) -> Rows:
-    """Who may know of which event."""
+    """The audience of every event."""
     decode = decoder()
     image: Image | None = None
     for stored in events:

@@ -18,7 +18,6 @@ from calotype.projections.feed import audience
 from calotype.projections.feed.audience import EVENT_AUDIENCE, EventAudience
 from calotype.projections.images.rows import rows_of
 from calotype.projections.images.tables import TABLES
-from calotype.projections.images.usage import counters_and_totals, recount
 from calotype.projections.past import row_versions
 from calotype.projections.past.latest import LatestImages
 from calotype.projections.past.row_version_follower import RowVersionFolder
@@ -32,6 +31,7 @@ from calotype.projections.rebuild.fold_by_stream import (
     span_rows,
 )
 from calotype.projections.rebuild.snapshot_check import OF_IMAGES, OF_VERSIONS, SnapshotTable
+from calotype.projections.rebuild.usage import counters_and_totals, recount
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.statements import Fetch
 from calotype.stores.log.tables import Change, Table

@@ -1,4 +1,4 @@
-"""Snapshots compared with what the log gives, image by image, folded from birth."""
+"""Snapshots compared with what the log gives, image by image, folded from the first event."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from uuid import UUID
 from calotype.commands.images.snapshots import IMAGE_SNAPSHOTS, encode_image
 from calotype.projections.past import row_version_snapshots
 from calotype.projections.past.row_versions import ImageTimeline, Noted, written
-from calotype.projections.rebuild.fold_by_stream import decoder, events_by_stream
+from calotype.projections.rebuild.difference import Difference, compare_rows
+from calotype.projections.rebuild.fold_by_stream import Row, decoder, events_by_stream
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.snapshots import SNAPSHOTS
 from calotype.stores.log.statements import Fetch
@@ -24,8 +25,8 @@ class SnapshotTable:
     fingerprint: str
     encode: Callable[[ImageTimeline], str]
 
-    def wrong(self, recorder: GroupCommitRecorder) -> Iterator[tuple[str, str]]:
-        """The key of each snapshot that would be used and is not what the log gives, and why.
+    def differences(self, recorder: GroupCommitRecorder) -> Iterator[Difference]:
+        """The snapshots that would be used and are not what the log gives.
 
         Like the other comparisons it works in snapshots of the database, while others write.
         """
@@ -39,35 +40,36 @@ class SnapshotTable:
                 ids = fetch(page, {"after": after, "fingerprint": self.fingerprint})
                 for (text,) in ids:
                     after = UUID(str(text))
-                    yield from self._wrong_of(fetch, after)
+                    yield from self._differences_of(fetch, after)
             if len(ids) < _PAGE_IMAGES:
                 return
 
     def forget(self, recorder: GroupCommitRecorder) -> None:
-        """Throws all snapshots away; they are made again in time."""
+        """Deletes all snapshots; followers and appends write new ones."""
         recorder.fetch_now(f"DELETE FROM {self.table.name}")
 
-    def _wrong_of(self, fetch: Fetch, image_id: UUID) -> Iterator[tuple[str, str]]:
-        rows = fetch(
-            f"SELECT version, state FROM {self.table.name} WHERE {self.table.owner} = :id "
+    def _differences_of(self, fetch: Fetch, image_id: UUID) -> Iterator[Difference]:
+        names = ", ".join(column.name for column in self.table.columns)
+        there = fetch(
+            f"SELECT {names} FROM {self.table.name} WHERE {self.table.owner} = :id "
             "AND fingerprint = :fingerprint",
             {"id": image_id, "fingerprint": self.fingerprint},
         )
-        states: dict[int, str] = dict(rows)
-        decode, life = decoder(), ImageTimeline()
+        versions = {row[1] for row in there}
+        expected: list[Row] = []
+        decode, timeline = decoder(), ImageTimeline()
         noted: Noted = {}
         for event in events_by_stream(fetch, image_id, image_id, 2**62):
-            life.apply(decode(event), event.position, noted)
+            timeline.apply(decode(event), event.position, noted)
             written(noted)
-            state = states.pop(event.version, None)
-            if state is not None and state != self.encode(life):
-                yield f"{image_id}/{event.version}", "differs in state"
-        for version in states:
-            yield f"{image_id}/{version}", "not in the log"
+            if event.version in versions:
+                row = (image_id, event.version, self.fingerprint, self.encode(timeline))
+                expected.append(row)
+        yield from compare_rows(self.table, expected, there)
 
 
 OF_IMAGES = SnapshotTable(
-    SNAPSHOTS, IMAGE_SNAPSHOTS.fingerprint, lambda life: encode_image(life.image)
+    SNAPSHOTS, IMAGE_SNAPSHOTS.fingerprint, lambda timeline: encode_image(timeline.image)
 )
 OF_VERSIONS = SnapshotTable(
     row_version_snapshots.VERSION_SNAPSHOTS,

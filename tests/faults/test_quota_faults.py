@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from calotype.commands.images.usage import counts
-from calotype.projections.images.usage import counters_and_totals
+from calotype.projections.rebuild.usage import counters_and_totals
 from calotype.stores.log.log import event_mapper
 from calotype.stores.log.opening import open_log
 from calotype.stores.log.recorder import GroupCommitRecorder

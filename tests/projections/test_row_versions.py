@@ -165,7 +165,7 @@ async def test_row_versions_from_snapshots_are_those_from_birth(
         folder.forget()
     assert found.count(True) > 50
     kept = {table: await _rows(recorder, table) for table in VERSION_TABLES}
-    assert [*OF_VERSIONS.wrong(recorder)] == []
+    assert [*OF_VERSIONS.differences(recorder)] == []
     assert len(await _rows(recorder, OF_VERSIONS.table)) > 15
     await Follower(recorder, "whole", RowVersionFolder(recorder), holder="h").catch_up()
     for table in VERSION_TABLES:

@@ -19,8 +19,8 @@ from calotype.commands.policy.actor import Cause
 from calotype.commands.policy.quotas import ProjectLimits, Quotas, SameForAll
 from calotype.ops.wiring.composition import is_up_to_date, migrate
 from calotype.projections.images.rows import rows_of
-from calotype.projections.images.usage import counters_and_totals, recount, totals_at
 from calotype.projections.rebuild.registry import PROJECTIONS
+from calotype.projections.rebuild.usage import counters_and_totals, recount, totals_at
 from calotype.projections.rebuild.verify import differences
 from calotype.stores.log.errors import TooManyConflicts
 from calotype.stores.log.log import EventLog, event_mapper
