@@ -1,4 +1,4 @@
-"""Remembering outside the database how far the log has come: beside it, and in each store.
+"""Remembering the head of the log outside the database: beside it, and in each store.
 
 What is remembered is compared when something starts, so that a database that was restored from an
 older copy, or a store of another log, is noticed before anything is given out or removed twice. It
@@ -149,7 +149,7 @@ class Rememberer:
         await Rounds("remembering", self._begin, every_seconds=FILE_SECONDS).run()
 
     async def finish(self) -> None:
-        """Remembers where the log stands at the end, unless that takes too long."""
+        """Remembers the head of the log at the end, unless that takes too long."""
         end = asyncio.get_running_loop().time() + LAST_SECONDS
         for again in (False, True):  # What runs now may have looked at the log before the end.
             if again:

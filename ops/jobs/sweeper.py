@@ -60,7 +60,7 @@ def process_lease(recorder: GroupCommitRecorder, process_id: str) -> Leadership:
 
 
 async def keep_lease(lease: Leadership) -> None:
-    """Says again and again that this process lives, until cancelled; then gives the lease back."""
+    """Renews the lease of this process until cancelled; then gives it back."""
     try:
         await Rounds("process lease", lease.held, every_seconds=lease.look_seconds).run()
     finally:
@@ -111,7 +111,7 @@ async def sweep_alone(context: CommandContext, queries: Queries) -> Swept:
 
 
 async def give_up_forgotten(context: CommandContext, queries: Queries) -> int:
-    """Gives up what this process began and is not at any more; returns how many uploads."""
+    """Gives up uploads that this process began and no longer runs; returns how many."""
     reason = "the upload ended and the log could not be told"
     return await _give_up(
         context,
@@ -187,7 +187,7 @@ async def _remove_from(context: CommandContext, store: str, image: Image | None)
 
 
 class Sweeper:
-    """What one process does so that nothing stays: its own part, and all when it leads."""
+    """One process's part in sweeping: its own uploads and garbage, and all others when it leads."""
 
     def __init__(self, context: CommandContext, queries: Queries) -> None:
         self._context = context
@@ -196,7 +196,7 @@ class Sweeper:
         self._presence = Presence(self._terms.process_seconds, context.process_id)
 
     async def run(self) -> None:
-        """Goes on until cancelled."""
+        """Works until cancelled."""
         every_seconds = self._terms.process_renew_seconds
         recorder, holder = self._context.log.recorder, self._context.process_id
         leadership = Leadership(recorder, "sweeper", holder)

@@ -177,7 +177,7 @@ async def _chores(
     stopping: asyncio.Event,
     lease: Leadership,
 ) -> list[Coroutine[Any, Any, None]]:
-    """What goes on beside requests for as long as this process serves."""
+    """What runs beside requests as long as this process serves."""
     chores = [
         sweeper.keep_lease(lease),
         sweeper.Sweeper(context, api.queries).run(),

@@ -19,7 +19,7 @@ class Leadership:
     """One process's part in the lease `name`.
 
     The epoch grows with each change of leader. A leader that stalls may lose the lease without
-    knowing: what must not happen then is written with `fence`, and fails. The lease is as long as
+    noticing: what it must not write then carries `fence`, and is refused. The lease is as long as
     the others that leaders hold, unless `seconds` says otherwise.
     """
 
@@ -65,7 +65,7 @@ class Leadership:
 
     @property
     def sure(self) -> bool:
-        """Whether nobody else can lead by now: for what is done outside of the database."""
+        """Whether no other process can lead yet: for work outside the database."""
         return self.epoch is not None and time.monotonic() < self._sure_until
 
     @property
@@ -75,7 +75,7 @@ class Leadership:
         return Fence(self._name, self.epoch)
 
     def doubt(self) -> None:
-        """Asks for the lease anew next time: what was written with its fence has failed."""
+        """Asks for the lease again next time: the log refused what carried its fence."""
         self.epoch = None
 
     async def give_back(self) -> None:

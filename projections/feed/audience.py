@@ -1,11 +1,11 @@
-"""Who may know of an event: decided once, by what the image was when it happened.
+"""The audience of an event: decided once, by what the image was when it happened.
 
-The rule. A project is told of an event when right after it the image is its own, or is shared
-with it; the changes of one member are nobody's business but the owner's and that member's. A
-project that was in this audience before the event and no longer is, is told only that the image
-was withdrawn, and nothing of what it became. Administrators and auditors are told everything and
-need no rows here. Because the answer is a function of the log alone, what was once handed out
-for a position stays true: later changes neither add to the past nor take from it.
+The rule: a project gets an event when right after it the image is its own, or is shared with it.
+Only the owner and one member get the changes of that member. A project that was in this audience
+before the event and no longer is, learns only that the image was withdrawn. Administrators and
+auditors get every event and need no rows here. Because the answer is a function of the log alone,
+what a feed once gave for a position stays true: later changes neither add to the past nor take
+from it.
 """
 
 from collections.abc import Sequence
@@ -41,13 +41,13 @@ EVENT_AUDIENCE = Table(
     owner="position",
     indexes=(Index("event_audience_2_by_project", ("project", "position", "topic", "view")),),
 )
-"""One row per event and project that may know of it."""
+"""One row per event and project in its audience."""
 
 _OF_ONE_MEMBER = (MemberAdded, MemberStatusSet, MemberRemoved)
 
 
 def audience_of(image: Image | None) -> dict[str, str]:
-    """The projects that are told of changes of the image as it is, each with its view."""
+    """The projects that get changes of the image as it is, each with its view."""
     if image is None:
         return {}
     told = dict.fromkeys(image.members, SHARED) if image.visibility == "shared" else {}
@@ -90,7 +90,7 @@ class EventAudience:
 
 
 def told_of(before: dict[str, str], event: Any, image: Image) -> dict[str, str]:
-    """Who is told of an event that made `image`, when its audience was `before`."""
+    """The audience of an event that made `image`, when the audience was `before`."""
     told = {**dict.fromkeys(before, WITHDRAWN), **audience_of(image)}
     if isinstance(event, _OF_ONE_MEMBER):
         concerned = (image.owner, event.member)
@@ -99,7 +99,7 @@ def told_of(before: dict[str, str], event: Any, image: Image) -> dict[str, str]:
 
 
 def told_of_others(topic: str, state: bytes) -> dict[str, str]:
-    """A download is told to the owner of the image; what is of no image to operators only."""
+    """The owner of an image gets its downloads; only operators get what is of no image."""
     if topic != DataSent.TOPIC:
         return {}
     owner = orjson.loads(state)["owner"]

@@ -1,4 +1,4 @@
-"""One watcher a process that wakes everybody who waits for the log to grow.
+"""One watcher per process, which wakes every coroutine that waits for the log to grow.
 
 A thread waits for commits, as the log's subscriptions do (LISTEN on PostgreSQL; on SQLite a wake
 within the process and polling `data_version` for others), and looks once at what is new and
@@ -48,7 +48,7 @@ class CommitWatcher:
         self._ends = (-1, -1)
         """What the loop knows: the end of the log, and of what projects may read of it."""
         self.ended = False
-        """Set when this process stops: nothing is waited for any more."""
+        """Set when this process stops: `wait` returns at once then."""
 
     async def wait(self, project: str | None, after: int, seconds: float) -> None:
         """Returns when the project may have something to read after the position, or in time.
@@ -70,8 +70,7 @@ class CommitWatcher:
                 del self._waiting[project]
 
     def knows_more(self, project: str | None, after: int) -> bool:
-        """Whether there is something after the position that a feed may show, as far as is known
-        to who has waited before."""
+        """Whether a feed has something after the position, as far as earlier waits have shown."""
         return after < self._ends[0 if project is None else 1]
 
     async def grown(self, position: int) -> None:
@@ -81,7 +80,7 @@ class CommitWatcher:
         await self.wait(None, position, LONGEST_WAIT_SECONDS)
 
     def end(self) -> None:
-        """From now on nobody waits: the process is about to stop."""
+        """Ends every wait: the process is about to stop."""
         self.ended = True
         for project in list(self._waiting):
             self._wake(project)

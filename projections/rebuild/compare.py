@@ -30,7 +30,7 @@ Comparison = list[TableComparison]
 def compare(
     recorder: GroupCommitRecorder, what: Projection, spare: Mapping[Table, Table], position: int
 ) -> Comparison:
-    """Compares the tables in use with the spare ones, which stand at `position`, at one moment.
+    """Compares the tables in use with the spare ones, which have reached `position`, at one moment.
 
     Left out are the rows of images that changed after the older of the two positions.
     """

@@ -1,8 +1,8 @@
-"""Making a print again from the negative, while it is looked at.
+"""Rebuilds a projection while it is being read.
 
 A rebuild fills spare tables from the whole log, lets them catch up with what was appended
 meanwhile, compares them with those in use, and puts them in their place in one transaction under
-the log's lock. It can die at any moment: until that transaction nobody has seen the spare tables,
+the log's lock. It can die at any moment: until that transaction nobody has read the spare tables,
 and after it only former ones are left over, which the next rebuild removes.
 """
 
@@ -41,10 +41,10 @@ class NothingBuilt(Exception):
 
 
 class Progress(Protocol):
-    """Who is told how far a rebuild is."""
+    """Reports the progress of a rebuild."""
 
     def phase(self, name: str, total: int) -> None:
-        """Begins with something of which there is so much to do."""
+        """A phase begins, with so much to do."""
 
     def advance(self, count: int) -> None:
         """So much of it is done."""
@@ -173,7 +173,7 @@ class _CatchingUp:
         self._tried = False
 
     def run(self, progress: Progress) -> None:
-        """Goes on until few events are left."""
+        """Catches up until few events are left."""
         head = self._recorder.max_notification_id() or 0
         progress.phase("events caught up with", head - self.position)
         while True:

@@ -1,7 +1,7 @@
 """The projections: every set of tables that is made of the log, and how each is made.
 
 There are two ways to the same rows: event by event, as an append or a follower does it, and image
-by image from all its events (`lives.py`), as comparing and rebuilding do it.
+by image from all its events (`fold_by_stream.py`), as comparing and rebuilding do it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ class Sums:
     there_and_expected: Callable[
         [GroupCommitRecorder, Callable[[int], None]], tuple[list[Row], list[Row]]
     ]
-    """The rows that are there, and those that the log gives; tells of each lot of events."""
+    """The rows that are there, and those of the log; reports the events of each page."""
     count_again: Callable[[GroupCommitRecorder], None]
 
 
@@ -151,7 +151,7 @@ made again it would prove nothing. `calotype audit verify` checks it."""
 
 
 def reached(fetch: Fetch, what: Projection) -> int:
-    """The position that the tables stand at."""
+    """The position that the tables have reached."""
     if what.follower is None:
         return fetch(_REACHED)[0][0] or 0
     rows = fetch(_TRACKED, {"name": what.follower})

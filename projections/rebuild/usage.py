@@ -1,4 +1,4 @@
-"""What every project has, as the log says it: to fill the counters, and to verify them.
+"""What every project has by the log: to fill the counters, and to verify them.
 
 Appends keep the counters by adding. Here they are computed in another way: as the sum over all
 images of what each takes up. Events do not change, so the sum at a position may take long, and is

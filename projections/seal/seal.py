@@ -1,7 +1,7 @@
 """The seal: a Merkle tree over the stored events, kept as tiles, with signed checkpoints.
 
-A subscriber like any other. What it writes depends on the log alone, and rows and position change
-in one transaction, so that a sealer that lost its lease without knowing cannot do harm.
+A follower. What it writes depends on the log alone, and rows and checkpoint change in one
+transaction with the fence of its lease, so that a sealer that lost its lease writes nothing.
 """
 
 import asyncio

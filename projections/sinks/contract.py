@@ -1,4 +1,4 @@
-"""What a sink is made of: something that says events in its form, and a broker that takes them."""
+"""The parts of a sink: an encoder that makes messages of events, and a broker that takes them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,28 +23,28 @@ class Message:
     """What a broker is given."""
 
     id: str
-    """The same whenever the same event is told again."""
+    """The same whenever the same event is sent again."""
     ordering_key: str
-    """Messages of one ordering_key arrive in order; of different lanes in any."""
+    """Messages of one ordering_key arrive in order; of different keys in any."""
     route: str
     """A routing key, or a subject."""
     kind: str
-    """The type of what is told, for people who count."""
+    """The type of the message, for counting."""
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class MessageEncoder(Protocol):
-    """Says events in the form that the readers of a sink know."""
+    """Makes messages of events, in the format that the readers of a sink know."""
 
     def messages(self, event: Notification) -> Sequence[Message]:
-        """What is told of the event, in this order; nothing, if it does not concern them.
+        """The messages of the event, in this order; none, if it does not concern the readers.
 
         A function of the log alone. Events are given in their order; it may read of earlier ones.
         """
 
     def forget(self) -> None:
-        """Drops what is remembered; needed before an event that does not follow on the last."""
+        """Drops what is remembered; needed before an event that does not follow the last one."""
 
 
 class Broker(Protocol):

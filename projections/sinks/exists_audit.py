@@ -1,8 +1,8 @@
-"""`image.exists`: at the end of every period, each image that there is, as it was at that moment.
+"""`image.exists`: at the end of every period, each existing image, as it was at that moment.
 
-Read from the tables of past moments, so that an audit is the same whenever it is made: one that
-was missed, because nothing ran, is made later. How far it is stands in a row, written with the
-fence of the sink's leader.
+An audit reads the row versions, so that it is the same whenever it is made: one that was missed,
+because no process ran, is made later. A row holds its progress, written with the fence of the
+sink's leader.
 """
 
 import asyncio
@@ -46,8 +46,8 @@ AUDITS = Table(
     key=("id",),
     owner="id",
 )
-"""The end of the last period that is told of. `position` and `marker` are of the audit under way:
-the moment, and the last image that is told of."""
+"""The end of the last period that was sent. `position` and `marker` are of the running audit:
+the moment, and the last image that was sent."""
 
 _ROW = f"SELECT done_until, position, marker FROM {AUDITS.name} WHERE sink = :sink"
 _HEAD = "SELECT max(notification_id) FROM stored_events"
@@ -63,7 +63,7 @@ _IMAGES = (
 
 @dataclass(frozen=True, slots=True)
 class _Audit:
-    """One period, and how far its audit is."""
+    """One period, and the progress of its audit."""
 
     beginning: datetime
     ending: datetime
@@ -94,11 +94,11 @@ class Existing:
         self._not_before = datetime.min.replace(tzinfo=UTC)
 
     async def next_page(self) -> tuple[Page, Sequence[Change]] | None:
-        """The next images of the audit that is due, with the row to write when they are told."""
+        """The next images of the audit that is due, with the row to write when they are sent."""
         if self._now() < self._not_before:
             return None
         rows = await self._recorder.fetch(_ROW, {"sink": self._sink})
-        if not rows:  # The first period is told of when it is over.
+        if not rows:  # The first period is sent when it is over.
             return Page(0, full=False), [self._row(beginning_of(self._now(), self._period))]
         audit = await self._due(*rows[0])
         if audit is None:

@@ -10,7 +10,7 @@ from calotype.projections.sinks.contract import Broker, Message, MessageEncoder,
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PAGE_EVENTS = 128
-"""So many events are told again at most when a process dies."""
+"""At most so many events are sent again when a process dies."""
 PAGE_BYTES = 4 << 20
 """A page whose messages have become this long ends early."""
 
@@ -29,7 +29,7 @@ class Page:
     messages: list[tuple[int, Message]] = field(default_factory=list)
     """Each with the position of its event."""
     refused: dict[int, str] = field(default_factory=dict)
-    """Events that cannot be told or were not taken: position and why."""
+    """Events that cannot be encoded or were rejected: position and reason."""
     topics: dict[int, str] = field(default_factory=dict)
     """The type of every event by its position."""
 
@@ -44,7 +44,7 @@ def page_after(
 ) -> Page | None:
     """The next events after the position as messages; None: there are none. Reads in this thread.
 
-    An event that cannot be told is among the refused, and does not stand in the way of others.
+    An event that cannot be encoded is among the refused, and does not block others.
     """
     events = recorder.select_notifications(
         position, limit, until, inclusive_of_start=False, limit_bytes=PAGE_BYTES
@@ -97,7 +97,7 @@ class Publication:
             self._by_ordering_key.setdefault(message.ordering_key, []).append((position, message))
 
     async def publish(self) -> None:
-        """Returns when the broker holds every message, or has refused it for good.
+        """Returns when the broker holds every message, or has rejected it permanently.
 
         Raises TryLater when something is left; call it again then.
         """
@@ -121,6 +121,6 @@ class Publication:
 
 
 def _errors(outcomes: Iterable[object]) -> list[BaseException]:
-    """What went wrong, surprises first."""
+    """The errors, unexpected ones first."""
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     return sorted(errors, key=lambda error: isinstance(error, TryLater))

@@ -1,4 +1,4 @@
-"""What the sinks remember beside how far they are: events that were refused, and trouble."""
+"""What sinks store beside their checkpoints: parked events, and trouble."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ PARKED = Table(
     owner="id",
     indexes=(Index("sink_parked_1_by_sink", ("sink", "position")),),
 )
-"""Events that a sink went past because its broker refuses them for good."""
+"""Events that a sink passed because its broker rejects them permanently."""
 
 STATES = Table(
     name="sink_states_1",
@@ -40,7 +40,7 @@ STATES = Table(
     key=("id",),
     owner="id",
 )
-"""What keeps a sink from going on, as its leader says; the empty text: nothing."""
+"""The trouble of a sink, as its leader reports it; the empty text: none."""
 
 _OF_SINK = (
     f"SELECT position, topic, error, parked_at FROM {PARKED.name} "
@@ -51,7 +51,7 @@ _TROUBLE = f"SELECT trouble, since FROM {STATES.name} WHERE sink = :sink"
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """One event that a sink went past."""
+    """One event that a sink passed."""
 
     position: int
     topic: str
@@ -61,17 +61,17 @@ class Parked:
 
 
 def checkpoint_of(sink: str) -> str:
-    """The name in `tracking` of a sink."""
+    """The name of a sink's checkpoint in `tracking`."""
     return f"sink:{sink}"
 
 
 def lease_of(sink: str) -> str:
-    """The name of the lease of a sink; that of no other begins like it."""
+    """The name of the lease of a sink; no other name begins with it."""
     return f"sink:{sink}/"
 
 
 def parking(sink: str, refused: Mapping[int, str], topics: Mapping[int, str]) -> list[Replace]:
-    """The rows of events that were refused, by position."""
+    """The rows that park refused events, by position."""
     now = clock_text(datetime.now(UTC))
     return [
         Replace(PARKED, row_id, [(row_id, sink, position, topics[position], _plain(error), now)])
@@ -81,24 +81,24 @@ def parking(sink: str, refused: Mapping[int, str], topics: Mapping[int, str]) ->
 
 
 def leaving(sink: str, position: int) -> Replace:
-    """The event is parked no longer."""
+    """The change that ends the parking of an event."""
     return Replace(PARKED, _row_id(sink, position), [])
 
 
 def troubled(sink: str, trouble: str) -> Replace:
-    """What keeps the sink from going on from now on; the empty text: nothing does."""
+    """The change that notes what stops the sink from now on; the empty text: nothing does."""
     row_id = uuid5(_NAMESPACE, sink)
     now = clock_text(datetime.now(UTC))
     return Replace(STATES, row_id, [(row_id, sink, _plain(trouble), now)])
 
 
 def parked_of(recorder: GroupCommitRecorder, sink: str) -> list[Parked]:
-    """What is parked of a sink, in the order of the log."""
+    """The parked events of a sink, in the order of the log."""
     return [Parked(*row) for row in recorder.fetch_now(_OF_SINK, {"sink": sink})]
 
 
 def trouble_of(recorder: GroupCommitRecorder, sink: str) -> tuple[str, str]:
-    """What keeps it from going on, and since when; two empty texts when nothing does."""
+    """What stops the sink, and since when; two empty texts when nothing does."""
     rows: list[tuple[Any, ...]] = recorder.fetch_now(_TROUBLE, {"sink": sink})
     return (rows[0][0], rows[0][1]) if rows and rows[0][0] else ("", "")
 

@@ -1,4 +1,4 @@
-"""Telling a sink again what was told before, under the same ids; its checkpoint stays."""
+"""Sending events to a sink again, under the same ids; its checkpoint stays."""
 
 import asyncio
 import time
@@ -13,25 +13,25 @@ from calotype.projections.sinks.parked import leaving
 from calotype.stores.log.recorder import GroupCommitRecorder
 
 PATIENCE_SECONDS = 5.0
-"""How long a broker that cannot be reached is asked again before a resending ends."""
+"""How long a resending tries to reach a broker before it ends."""
 PAUSE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
 class Resent:
-    """What became of a resending."""
+    """The outcome of a resending."""
 
     events: int = 0
     told: Counter[str] = field(default_factory=Counter)
-    """Messages by the type of what they tell."""
+    """How many messages of each type."""
     refused: dict[int, str] = field(default_factory=dict)
-    """Events that cannot be told, or were not taken: position and why."""
+    """Events that cannot be encoded or were rejected: position and reason."""
     last: int = 0
     """The position up to which all is done."""
 
 
 class Resending:
-    """Tells events of one sink again. Without a broker it only counts."""
+    """Sends events to one sink again. Without a broker it only counts."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Resending:
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._recorder = recorder
-        self._telling = encoder
+        self._encoder = encoder
         self._broker = broker
         self._patience_seconds = patience_seconds
         self.done = Resent()
@@ -50,15 +50,15 @@ class Resending:
     async def range(
         self, first: int, last: int, progress: Callable[[int], None] = lambda events: None
     ) -> None:
-        """Tells the events from `first` to `last`, both included.
+        """Sends the events from `first` to `last`, both included.
 
-        Raises TryLater when the broker stays away; what is done by then stands in `done`.
+        Raises TryLater when the broker stays away; `done` holds what is done by then.
         """
-        self._telling.forget()
+        self._encoder.forget()
         self.done.last = first - 1
         while self.done.last < last:
             page = await asyncio.to_thread(
-                page_after, self._recorder, self._telling, self.done.last, until=last
+                page_after, self._recorder, self._encoder, self.done.last, until=last
             )
             if page is None:
                 return
@@ -66,10 +66,10 @@ class Resending:
             progress(len(page.topics))
 
     async def parked(self, sink: str, position: int) -> bool:
-        """Tells one parked event again and takes it from the parked ones if it is taken now."""
-        self._telling.forget()
+        """Sends one parked event again; it is parked no longer if the broker takes it now."""
+        self._encoder.forget()
         page = await asyncio.to_thread(
-            page_after, self._recorder, self._telling, position - 1, limit=1
+            page_after, self._recorder, self._encoder, position - 1, limit=1
         )
         if page is None:
             return False

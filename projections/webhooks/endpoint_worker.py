@@ -31,13 +31,13 @@ CLAIM_SECONDS = 8.0
 PROLONG_SECONDS = 3.0
 """A delivery that lasts longer than this has its claim prolonged, again and again."""
 IDLE_SECONDS = 5.0
-"""So often an endpoint without news is looked after: what others redeliver wakes nobody here."""
+"""So often an endpoint without news is looked at: redelivery in other processes wakes no worker."""
 TELL_SECONDS = 1.0
-"""How an endpoint fares is stored so often at most."""
+"""The delivery status of an endpoint is stored so often at most."""
 LATE_SECONDS = 0.05
 """So much later than it is due a message is asked for, because clocks differ."""
 FAREWELL_SECONDS = 3.0
-"""How long deliveries under way may take when the line is given up."""
+"""How long running deliveries may take when the worker ends."""
 _ANYTHING_NEW = 1 << 62
 """A position that is never reached: who waits beyond it is woken by the next commit."""
 
