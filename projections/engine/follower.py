@@ -16,6 +16,7 @@ from eventsourcing.persistence import IntegrityError, Notification, Tracking
 from calotype.projections.engine.appending import append_rows
 from calotype.projections.engine.leadership import Leadership
 from calotype.projections.engine.rounds import Rounds, in_thread
+from calotype.stores.log.append import Fence
 from calotype.stores.log.errors import Fenced
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change, Count
@@ -84,11 +85,13 @@ class Follower:
         self._rest_factor = rest_factor
         self._more = False
         self._known: int | None = None
+        self._fence: Fence | None = None
+        """Of the lead in which this process folds; None where it folds whoever leads."""
         self._rounds = Rounds(
             "follower",
             self._round,
             leadership=self._leadership,
-            begin=self._start_over,
+            begin=self._begin,
             follower=name,
         )
 
@@ -138,8 +141,7 @@ class Follower:
                 return False
             last = page[-1].id
             tracking = Tracking(self._name, last)
-            fence = self._leadership.fence if self._leadership.epoch is not None else None
-            await append_rows(self._recorder, changes, tracking=tracking, fence=fence)
+            await append_rows(self._recorder, changes, tracking=tracking, fence=self._fence)
             self._known = last
             return True
         except BaseException as error:
@@ -168,6 +170,11 @@ class Follower:
         return self._recorder.select_notifications(
             position, limit, inclusive_of_start=False, limit_bytes=PAGE_BYTES
         )
+
+    def _begin(self) -> None:
+        # Once for each lead: a later one must not vouch for what this one has folded.
+        self._fence = self._leadership.fence
+        self._start_over()
 
     def _start_over(self) -> None:
         self._known = None

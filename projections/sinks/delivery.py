@@ -22,6 +22,7 @@ from calotype.projections.engine.rounds import Rounds, in_thread
 from calotype.projections.sinks.contract import Broker, MessageEncoder, TryLater
 from calotype.projections.sinks.pages import Page, Publication, page_after
 from calotype.projections.sinks.parked import checkpoint_of, lease_of, parking, troubled
+from calotype.stores.log.append import Fence
 from calotype.stores.log.recorder import GroupCommitRecorder
 from calotype.stores.log.tables import Change
 
@@ -82,6 +83,8 @@ class Delivery:
         self._more = False
         self._was_chore = False
         self._known: int | None = None
+        self._fence: Fence | None = None
+        """Of the lead in which this process delivers."""
         self._rounds = Rounds(
             "sink",
             self._round,
@@ -108,6 +111,7 @@ class Delivery:
             if await self._leadership.held():
                 head = await asyncio.to_thread(self._recorder.max_notification_id)
                 first = (head or 0) if self._start == "head" else 0
+                self._fence = self._leadership.fence
                 try:
                     await self._append((), first)
                     log.info("sink registered", sink=self.name, position=self._text(first))
@@ -126,7 +130,8 @@ class Delivery:
         await self._rounds.run()
 
     def _begin(self) -> None:
-        """A new lead starts from the stored checkpoint."""
+        """A new lead starts from the stored checkpoint, with a fence of its own."""
+        self._fence = self._leadership.fence
         self._trouble = self._known = self._work = None
 
     async def _round(self) -> None:
@@ -179,8 +184,7 @@ class Delivery:
     async def _append(self, changes: Sequence[Change], position: int | None = None) -> None:
         """Moves the checkpoint and writes the rows, if this process still leads."""
         tracking = None if position is None else Tracking(self._checkpoint, position)
-        fence = self._leadership.fence
-        await append_rows(self._recorder, changes, tracking=tracking, fence=fence)
+        await append_rows(self._recorder, changes, tracking=tracking, fence=self._fence)
 
     async def _rest(self) -> None:
         if not self._more:
