@@ -44,7 +44,7 @@ BUDGETS = {
     })),
     "patch": Budget(24, 100, 9, WRITES | {"commands/images/metadata.py"}),
     # What looks at a clock now and then may be seen too, so there is some room.
-    "webhook": Budget(52, 700, 10, WRITES | {
+    "webhook": Budget(52, 700, 13, WRITES | {
         "projections/feed/audience.py", "projections/feed/feed.py",
         "projections/consumers/consumers.py", "projections/webhooks/endpoint_worker.py",
         "projections/webhooks/attempt.py",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from calotype.commands.context import SYSTEM, cause_of
+from calotype.commands.images.events import LocationsChanged
 from calotype.commands.images.image import image_uuid
 from calotype.ops.jobs.reconcile import reconcile
 
@@ -76,7 +77,7 @@ async def test_what_somebody_else_put_into_the_store_is_no_orphan_after_a_move(
     stored = await cloud.context.log.load(image_uuid(image["id"]))
     blob = next(iter(stored.blobs.values()))
     stored.trigger_event(
-        type(stored).LocationsChanged,
+        LocationsChanged,
         locations=[*stored.locations, {"url": url, "metadata": {"store": "default"}}],
         stores={blob.url: "default", url: "default"},
         size=stored.size,

@@ -11,7 +11,7 @@ import pytest
 from calotype.commands.errors import LimitExceeded
 from calotype.commands.images.image import Image
 from calotype.commands.policy.actor import Cause
-from calotype.projections.images.usage import counters_and_totals
+from calotype.projections.rebuild.usage import counters_and_totals
 
 KB = 1024
 

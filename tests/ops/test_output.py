@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from calotype.commands.context import cause_of
 from calotype.commands.images.metadata import create_image
 from calotype.commands.policy.actor import Actor
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.ops.cli.main import app
 from calotype.ops.settings.settings import load_settings
 from calotype.ops.wiring.composition import migrate, parts_of, recorder_of
@@ -35,7 +36,7 @@ def image(tmp_path: Path) -> str:
     settings = load_settings(None, data=str(tmp_path))
     recorder = recorder_of(settings)
     migrate(recorder)
-    actor = Actor(USER, "p1", frozenset({"member"}))
+    actor = Actor(USER, "p1", frozenset({"member"}), policy=DEFAULT_POLICY)
 
     async def make() -> str:
         parts = parts_of(settings, recorder)
