@@ -87,7 +87,7 @@ def _problem(name: str, text: str) -> str:
     if match is None:
         kind = next((kind for start, kind in _OTHERS.items() if text.startswith(start)), "")
         found = f"is {kind}" if kind else "is not bcrypt"
-        return f"the hash of {name!r} {found}; make it anew with `htpasswd -B`"
+        return f"the hash of {name!r} {found}; make a new one with `htpasswd -B`"
     if not 4 <= int(match[1]) <= HIGHEST_COST:
         return f"the hash of {name!r} has cost {match[1]}; use 4 to {HIGHEST_COST}"
     return ""
