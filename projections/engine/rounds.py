@@ -15,6 +15,8 @@ from calotype.projections.engine.leadership import Leadership
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 5.0
 
+log = structlog.get_logger("calotype.rounds")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -60,7 +62,7 @@ class Rounds:
         self._end = end
         self._trouble = trouble or self._log_trouble
         self._finish_seconds = finish_seconds
-        self._log = structlog.get_logger("calotype.rounds").bind(**labels)
+        self._labels = labels
         self._begun: int | None = None
         """The epoch of the lead that has begun, until what it wrote is refused."""
         self._is_working = False
@@ -92,7 +94,7 @@ class Rounds:
                     leading = None
                 if leading is None and leadership.sure:
                     if leadership.epoch != self._begun:
-                        self._log.info(f"{self._name} leads", epoch=leadership.epoch)
+                        log.info(f"{self._name} leads", epoch=leadership.epoch, **self._labels)
                         self._begin()
                         self._begun = leadership.epoch
                     leading = asyncio.create_task(self._repeat())
@@ -141,7 +143,7 @@ class Rounds:
                 pause_seconds *= 2
 
     async def _log_trouble(self, error: Exception) -> None:
-        self._log.warning(f"{self._name} failed", error=repr(error))
+        log.warning(f"{self._name} failed", error=repr(error), **self._labels)
 
 
 async def in_thread(work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
