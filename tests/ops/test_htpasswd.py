@@ -25,7 +25,10 @@ def _load(tmp_path: Path, text: str, **settings: object) -> object:
     [
         ("alice", "is not of the form NAME:HASH"),
         (f":{HASH}", "has no name before the colon"),
-        ("alice:$apr1$RLHgr3ME$iq/dCsrc77.RTrVSrwITj0", "the hash of 'alice' is MD5; make a new one"),
+        (
+            "alice:$apr1$RLHgr3ME$iq/dCsrc77.RTrVSrwITj0",
+            "the hash of 'alice' is MD5; make a new one",
+        ),
         ("alice:{SHA}lcsL/Sl3x2EpjZYk5LTUxyo5l0o=", "is SHA-1; make a new one with `htpasswd -B`"),
         ("alice:$5$abc$def", "is SHA-256"),
         ("alice:$6$abc$def", "is SHA-512"),
