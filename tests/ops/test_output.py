@@ -51,6 +51,12 @@ def run(*arguments: str) -> Any:
     return CliRunner(env={"COLUMNS": "40"}).invoke(app, list(arguments), catch_exceptions=False)
 
 
+def _as_process(*arguments: str) -> Any:
+    """For a verb that sets up the log of its process, which here would be that of all tests."""
+    command = [sys.executable, "-m", "calotype.ops", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
 def verbs(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every verb with its whole name."""
     for name, inner in getattr(command, "commands", {}).items():
@@ -174,11 +180,11 @@ def test_a_dry_run_of_reconcile_speaks_of_what_would_be(image: str, tmp_path: Pa
     stray = tmp_path / "images" / "stray"
     stray.write_bytes(b"?")
     options = ("--grace-seconds", "-5", "--data", str(tmp_path))
-    done = run("reconcile", "--dry-run", *options)
+    done = _as_process("reconcile", "--dry-run", *options)
     finding, summary = done.stdout.splitlines()
     assert finding.split() == ["orphan", f"file://{stray}"]
     assert summary.startswith("would remove 1, would leave 0 recent ones alone")
     assert stray.exists()
-    *_, counts = map(json.loads, run("reconcile", "--json", *options).stdout.splitlines())
+    *_, counts = map(json.loads, _as_process("reconcile", "--json", *options).stdout.splitlines())
     assert (counts["summary"]["dry_run"], counts["summary"]["removed"]) == (False, 1)
     assert not stray.exists()
