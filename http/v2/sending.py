@@ -21,6 +21,8 @@ from calotype.stores.images.driver import Driver, Source, StoreUnavailable
 from calotype.stores.images.read_ahead import blocks
 from calotype.stores.images.threads import StoreThreads, threads_of
 
+_LAST_COUNT_SECONDS = 1.0
+"""How long a download that breaks off waits for its thread to count what it has sent."""
 _PATIENCE_MILLISECONDS = 20
 """How long a thread waits for a client before the event loop takes over the waiting."""
 _BLOCK_BYTES = 1 << 18
@@ -198,8 +200,12 @@ async def _finish(
                 return waiting.result()
             if sent.count_bytes == before:
                 raise threads.lose(job)
-    except BaseException:
+    except BaseException as error:
         transport.abort()  # type: ignore[attr-defined]
+        if isinstance(error, asyncio.CancelledError):
+            # The thread sees at once that the client has gone; what it has sent until then counts.
+            await asyncio.wait((waiting,), timeout=_LAST_COUNT_SECONDS)
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise
 
 

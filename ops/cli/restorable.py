@@ -21,6 +21,7 @@ from calotype.commands.images import deletion
 from calotype.commands.images.events import clock_text
 from calotype.commands.images.image import image_uuid
 from calotype.commands.policy.actor import Actor, Cause, with_implied
+from calotype.commands.policy.policy import DEFAULT_POLICY
 from calotype.ops.cli.terminal.invocation import DryRunOption, Invocation, misused
 from calotype.ops.cli.terminal.output import Document, Output
 from calotype.ops.wiring import composition
@@ -119,7 +120,7 @@ def purge(
 
 
 async def _each(out: Output, context: CommandContext, ids: list[str], act: Act, done: str) -> int:
-    actor = Actor(f"cli:{getpass.getuser()}", None, with_implied({"admin"}))
+    actor = Actor(f"cli:{getpass.getuser()}", None, with_implied({"admin"}), policy=DEFAULT_POLICY)
     failures = 0
     for image_id in ids:
         try:
