@@ -43,7 +43,7 @@ class Postgres(Server):
 
     @property
     def variables(self) -> dict[str, str]:
-        return environment() | self.more_variables
+        return environment()
 
     def prepare(self) -> None:
         give_to_nobody(self.folder)
@@ -61,7 +61,9 @@ class Postgres(Server):
 
     def command(self) -> Sequence[str | Path]:
         program, data = self._programs / "postgres", self.folder / "data"
-        return [*as_nobody(), program, "-D", data, "-p", str(self.port), *self._options()]
+        # Set once the user has changed: what libfaketime makes for root is not for `nobody`.
+        more = ["env", *(f"{name}={value}" for name, value in self.more_variables.items())]
+        return [*as_nobody(), *more, program, "-D", data, "-p", str(self.port), *self._options()]
 
     def _options(self) -> list[str]:
         settings = {
